@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// Adding jobs, in the caller's own transaction: if it commits the job exists, if it rolls back it never did.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "libs/base/ids.h"
+#include "libs/base/principal.h"
+
+namespace pqxx {
+class transaction_base;
+}
+
+namespace mainstay::jobs {
+
+struct JobSpec {
+  std::string kind;                  // "webhooks.process"
+  std::string queue = "default";
+  std::string args = "{}";           // JSON, at most 256 KiB
+  std::optional<int> priority;       // 0 first … 9 last; default: the queue's
+  absl::Time run_at = absl::InfinitePast();  // not before
+  std::string unique_key;            // empty: none. Scoped by tenant and kind, held until the job is final
+  std::string ordering_key;          // jobs of one key run one after another, in order of enqueue
+  std::optional<int> max_attempts;
+  std::vector<std::string> tags;
+  std::optional<absl::Time> deadline;  // drop if not started by then
+  std::string catalog_hash;
+};
+
+struct Enqueued {
+  Uuid id;
+  bool existed = false;  // the unique key was taken: this is the job that holds it
+  // For Handoff: what the stream entry needs when the job went in as `published`.
+  std::string stream, entry;
+};
+
+// Inserts all jobs with one statement; refuses all with a problem that names the field (items by index: "/items/3/queue"). Tenant, principal, traceparent and
+// request id are taken from `context`. After the commit pass the result to Handoff::Publish; forgetting it (or crashing first) only delays the jobs until the sweeper's next round.
+absl::StatusOr<std::vector<Enqueued>> Enqueue(pqxx::transaction_base& tx, const CallContext& context, absl::Span<const JobSpec> jobs);
+
+// Tells Redis of committed jobs. Never fails the caller: what Redis does not take waits in PostgreSQL for the dispatcher.
+class Handoff {
+ public:
+  virtual ~Handoff() = default;
+  virtual void Publish(absl::Span<const Enqueued> jobs) = 0;
+};
+
+}  // namespace mainstay::jobs
