@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Time as a seam: wall time for people and rows, monotonic time for intervals. Components take a Clock&, tests a SimulatedClock.
+// Time as a seam: wall time for people and rows, monotonic time for intervals. Components take a Clock&, tests a
+// SimulatedClock.
 #pragma once
 
 #include <string>
+#include <string_view>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
@@ -14,8 +16,8 @@ namespace mainstay {
 class Clock {
  public:
   virtual ~Clock() = default;
-  virtual absl::Time Now() = 0;             // wall
-  virtual absl::Duration Monotonic() = 0;   // since an arbitrary start; never goes back
+  virtual absl::Time Now() = 0;            // wall
+  virtual absl::Duration Monotonic() = 0;  // since an arbitrary start; never goes back
   virtual void Sleep(absl::Duration duration) = 0;
 
   static Clock& Real();

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // A process's configuration: one YAML file, then MAINSTAY_* environment variables over it, checked as a whole at start.
 //
-// Precedence: environment > file > default. `database_url` in the file is MAINSTAY_DATABASE_URL in the environment; nested maps are flattened with "_".
-// An unknown key is an error, and every mistake is named at once. A value "file:/path" of a field declared Secret is read from that file, so that no
-// secret stands in argv or the environment. Usage: declare every field, then Finish().
+// Precedence: environment > file > default. `database_url` in the file is MAINSTAY_DATABASE_URL in the environment;
+// nested maps are flattened with "_". An unknown key is an error, and every mistake is named at once. A value
+// "file:/path" of a field declared Secret is read from that file, so that no secret stands in argv or the environment.
+// Usage: declare every field, then Finish().
 #pragma once
 
 #include <cstdint>
@@ -31,9 +32,12 @@ class ConfigReader {
   void Secret(std::string_view key, std::string* out, std::string_view help);  // never printed; "file:/path" is read
   void Int(std::string_view key, int64_t* out, int64_t min, int64_t max, std::string_view help);
   void Bool(std::string_view key, bool* out, std::string_view help);
-  void Duration(std::string_view key, absl::Duration* out, absl::Duration min, absl::Duration max, std::string_view help);
-  void List(std::string_view key, std::vector<std::string>* out, std::string_view help);  // YAML list, or comma separated
-  void Map(std::string_view key, std::map<std::string, std::string>* out, std::string_view help);  // "a=b,c=d" or a YAML map
+  void Duration(std::string_view key, absl::Duration* out, absl::Duration min, absl::Duration max,
+                std::string_view help);
+  void List(std::string_view key, std::vector<std::string>* out,
+            std::string_view help);  // YAML list, or comma separated
+  void Map(std::string_view key, std::map<std::string, std::string>* out,
+           std::string_view help);  // "a=b,c=d" or a YAML map
   // For rules between fields: adds the message when `ok` is false.
   void Check(bool ok, std::string_view message);
 
@@ -43,7 +47,9 @@ class ConfigReader {
   std::string Help() const;
 
  private:
-  struct Field { std::string key, fallback, help; };
+  struct Field {
+    std::string key, fallback, help;
+  };
   bool Take(std::string_view key, std::string* text, std::string* origin);
   void Fail(std::string_view origin, std::string_view message);
   std::map<std::string, std::string> file_, environment_;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The cryptography the suite uses, over OpenSSL's libcrypto, with the choices made: nothing here takes an algorithm by name.
+// The cryptography the suite uses, over OpenSSL's libcrypto, with the choices made: nothing here takes an algorithm by
+// name.
 #pragma once
 
 #include <string>
@@ -17,7 +18,8 @@ std::string HmacSha1(std::string_view key, std::string_view data);
 // Equal in time that depends only on the lengths.
 bool ConstantTimeEquals(std::string_view a, std::string_view b);
 
-// AES-256-GCM with a fresh random 96-bit nonce in front: nonce | ciphertext | tag. `key` has 32 bytes; `aad` is bound, not stored.
+// AES-256-GCM with a fresh random 96-bit nonce in front: nonce | ciphertext | tag. `key` has 32 bytes; `aad` is bound,
+// not stored.
 std::string Seal(std::string_view key, std::string_view plaintext, std::string_view aad);
 absl::StatusOr<std::string> Open(std::string_view key, std::string_view sealed, std::string_view aad);
 

@@ -20,7 +20,9 @@ struct Uuid {
   // "0190a1b2-…" as PostgreSQL prints it.
   std::string ToString() const;
   template <typename H>
-  friend H AbslHashValue(H h, const Uuid& u) { return H::combine(std::move(h), u.bytes); }
+  friend H AbslHashValue(H h, const Uuid& u) {
+    return H::combine(std::move(h), u.bytes);
+  }
 };
 
 Uuid NewUuid();  // version 7, from the real clock and the system's random source; thread-safe
@@ -30,6 +32,8 @@ absl::StatusOr<Uuid> ParseUuid(std::string_view text);  // the 36-character form
 std::string FormatId(std::string_view prefix, const Uuid& uuid);  // "job_01jc…" (Crockford base32, lower-case)
 // Refuses another prefix, other characters and other lengths, with a message that names what was expected.
 absl::StatusOr<Uuid> ParseId(std::string_view prefix, std::string_view id);
-inline std::string NewId(std::string_view prefix) { return FormatId(prefix, NewUuid()); }
+inline std::string NewId(std::string_view prefix) {
+  return FormatId(prefix, NewUuid());
+}
 
 }  // namespace mainstay

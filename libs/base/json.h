@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // JSON at the edge: a strict reader that keeps every digit, and a writer.
 //
-// The reader (RFC 8259 + RFC 7493) refuses what lenient ones let through and attackers use: duplicate keys (also when one is escaped),
-// bad UTF-8, lone surrogates, a BOM, NaN, comments, trailing text, nesting over the limit. A number stays the text that was sent. Each value knows its
-// place in the input, so that free JSON passes through verbatim. Errors are the problems json-invalid, json-duplicate-key, json-too-deep with a pointer.
+// The reader (RFC 8259 + RFC 7493) refuses what lenient ones let through and attackers use: duplicate keys (also when
+// one is escaped), bad UTF-8, lone surrogates, a BOM, NaN, comments, trailing text, nesting over the limit. A number
+// stays the text that was sent. Each value knows its place in the input, so that free JSON passes through verbatim.
+// Errors are the problems json-invalid, json-duplicate-key, json-too-deep with a pointer.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +20,8 @@ namespace mainstay {
 
 struct JsonLimits {
   int depth = 32;
-  int number_digits = 64;    // length of a number's text
-  int number_exponent = 400; // absolute
+  int number_digits = 64;     // length of a number's text
+  int number_exponent = 400;  // absolute
 };
 
 // A value of a parsed document. Views point into the JsonDocument, which must outlive them.
@@ -72,7 +73,8 @@ class JsonDocument {
   JsonValue root_;
 };
 
-// Appends JSON to a string: keeps track of commas, escapes what must be escaped. Nothing checks that the calls balance but debug assertions.
+// Appends JSON to a string: keeps track of commas, escapes what must be escaped. Nothing checks that the calls balance
+// but debug assertions.
 class JsonWriter {
  public:
   explicit JsonWriter(std::string& out) : out_(out) {}

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Errors a client may see: RFC 9457 problem details, carried inside absl::Status.
 //
-// A library returns MakeProblem("validation-failed", …); the status crosses gRPC as google.rpc details (libs/rpc) and leaves over
-// HTTP as application/problem+json (libs/http). Any other absl::Status becomes the generic problem of its code, and its message
-// reaches the client only for codes that describe the client's own mistake (see FromStatus).
+// A library returns MakeProblem("validation-failed", …); the status crosses gRPC as google.rpc details (libs/rpc) and
+// leaves over HTTP as application/problem+json (libs/http). Any other absl::Status becomes the generic problem of its
+// code, and its message reaches the client only for codes that describe the client's own mistake (see FromStatus).
 #pragma once
 
 #include <optional>
@@ -27,8 +27,8 @@ struct FieldError {
 };
 
 struct Problem {
-  std::string type;    // slug from the table below: "validation-failed"
-  std::string detail;  // what is wrong this time; never SQL, hidden names or row values
+  std::string type;                // slug from the table below: "validation-failed"
+  std::string detail;              // what is wrong this time; never SQL, hidden names or row values
   std::vector<FieldError> errors;  // at most 20 are sent
   std::optional<absl::Duration> retry_after;
   std::vector<std::pair<std::string, std::string>> members;  // extension members, value as JSON text: {"cost", "120"}
@@ -52,9 +52,10 @@ const ProblemType& FindProblemType(std::string_view slug);
 absl::Status MakeProblem(Problem problem);
 absl::Status MakeProblem(std::string_view slug, std::string_view detail, std::vector<FieldError> errors = {});
 
-// The problem in `status`, which must not be OK. Without one attached: InvalidArgument → invalid-parameter, NotFound → not-found,
-// PermissionDenied → forbidden, Unauthenticated, Unavailable → overloaded, DeadlineExceeded → query-timeout, Aborted →
-// transaction-conflict, ResourceExhausted → quota-exceeded, Unimplemented → not-implemented; everything else → internal without detail.
+// The problem in `status`, which must not be OK. Without one attached: InvalidArgument → invalid-parameter, NotFound →
+// not-found, PermissionDenied → forbidden, Unauthenticated, Unavailable → overloaded, DeadlineExceeded → query-timeout,
+// Aborted → transaction-conflict, ResourceExhausted → quota-exceeded, Unimplemented → not-implemented; everything else
+// → internal without detail.
 Problem ProblemFromStatus(const absl::Status& status);
 
 // The body: {"type":"/problems/…","title":…,"status":…,"detail":…,"instance":…,"request_id":…,"errors":[…]}.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Small text helpers that several libraries share: encodings, UTF-8 checks, bounded cuts. Strict: what is malformed is refused.
+// Small text helpers that several libraries share: encodings, UTF-8 checks, bounded cuts. Strict: what is malformed is
+// refused.
 #pragma once
 
 #include <optional>
@@ -9,10 +10,10 @@
 namespace mainstay {
 
 std::string HexEncode(std::string_view bytes);
-std::optional<std::string> HexDecode(std::string_view text);  // either case; even length
-std::string Base64Encode(std::string_view bytes);             // with padding
+std::optional<std::string> HexDecode(std::string_view text);        // either case; even length
+std::string Base64Encode(std::string_view bytes);                   // with padding
 std::optional<std::string> Base64Decode(std::string_view text);     // padding required, no blanks, zero spare bits
-std::string Base64UrlEncode(std::string_view bytes);          // without padding
+std::string Base64UrlEncode(std::string_view bytes);                // without padding
 std::optional<std::string> Base64UrlDecode(std::string_view text);  // padding refused
 
 bool IsValidUtf8(std::string_view text);  // RFC 3629: no surrogates, no overlong forms
