@@ -63,11 +63,11 @@ void SimulatedClock::SetWall(absl::Time now) {
   jumped_ = now - now_;
 }
 
-std::string FormatTime(absl::Time time) {
+std::string FormatTimestamp(absl::Time time) {
   return absl::FormatTime("%E4Y-%m-%dT%H:%M:%E6SZ", time, absl::UTCTimeZone());
 }
 
-absl::StatusOr<absl::Time> ParseTime(std::string_view text) {
+absl::StatusOr<absl::Time> ParseTimestamp(std::string_view text) {
   const absl::Status refused = absl::InvalidArgumentError(
       "not a time with zone; expected e.g. 2026-11-24T08:15:30Z or 2026-11-24T08:15:30.5+01:00");
   const int year = Digits(text, 0, 4), month = Digits(text, 5, 2), day = Digits(text, 8, 2);

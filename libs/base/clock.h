@@ -41,9 +41,9 @@ class SimulatedClock : public Clock {
 };
 
 // "2026-11-24T08:15:30.123456Z": the one form of a time in JSON, logs and cursors (RFC 3339, UTC, 6 decimals).
-std::string FormatTime(absl::Time time);
+std::string FormatTimestamp(absl::Time time);
 // Accepts RFC 3339 with any offset and 0 to 9 decimals; a time without an offset is refused.
-absl::StatusOr<absl::Time> ParseTime(std::string_view text);
+absl::StatusOr<absl::Time> ParseTimestamp(std::string_view text);
 // "30s", "5m", "1h30m", "250ms", "2d" (configuration and catalog).
 absl::StatusOr<absl::Duration> ParseDuration(std::string_view text);
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// W3C Trace Context (https://www.w3.org/TR/trace-context/): parse, make, pass on. One trace shows the way from the HTTP request to the outbound call.
+// W3C Trace Context (https://www.w3.org/TR/trace-context/): parse, make, pass on. One trace shows the way from the HTTP
+// request to the outbound call.
 #pragma once
 
 #include <optional>
