@@ -6,10 +6,12 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/time/time.h"
@@ -66,11 +68,19 @@ struct Relation {
   std::string name;
   Kind kind = Kind::kToOne;
   std::string target;                    // resource name
-  std::vector<std::string> columns;      // ours
+  std::vector<std::string> columns;         // ours, as in PostgreSQL (not public names)
   std::vector<std::string> target_columns;  // theirs, same order
-  // Many-to-many: the joining table "schema"."table" and its columns towards us and them.
+  // Many-to-many: the joining table (quoted: "schema"."table") and its columns towards us (same order as `columns`) and them (as `target_columns`).
   std::string through;
   std::vector<std::string> through_columns, through_target_columns;
+};
+
+// A foreign key of the table whose columns are all fields: what a written value must point at.
+struct Reference {
+  std::vector<int> fields;                  // positions of ours
+  std::string target;                       // resource over that table; "" when the catalog has none (or several)
+  std::string target_schema, target_table;  // as in PostgreSQL
+  std::vector<std::string> target_columns;  // same order
 };
 
 // What a role may do with a resource.
@@ -89,8 +99,12 @@ struct Resource {
   bool view = false;   // an SQL view: read-only unless it says otherwise
   std::vector<Field> fields;
   std::vector<int> key;            // positions of the primary key's fields, in key order
+  bool read_only = false;          // no one writes, admin neither: views, `shared: read`, `read_only: true`
   bool client_chooses_key = false; // PUT creates
   std::vector<std::vector<int>> unique_keys;  // other unique indexes whose columns are all fields
+  // PostgreSQL's constraint or unique index name → positions of the fields it is about: to name the field when it refuses a row.
+  std::map<std::string, std::vector<int>> constraints;
+  std::vector<Reference> references;
   std::map<std::string, Relation> relations;
   int tenant = -1;       // position of the tenant field; -1: not by tenant (shared reference data, read-only unless allowed)
   int version = -1;      // position of the version field (integer, raised by every write)
@@ -252,7 +266,9 @@ struct TrafficLimit {
 
 struct Model {
   std::string hash;  // SHA-256 hex of the canonical text of all files
-  std::map<std::string, Resource> resources;
+  // SHA-256 hex of everything that was read from PostgreSQL (columns, types, keys, collations with their versions): what cursors and cached plans are bound to beside `hash`.
+  std::string schema_hash;
+  std::map<std::string, Resource, std::less<>> resources;
   std::map<std::string, Role> roles;
   std::map<std::string, Source> sources;
   std::map<std::string, Provider> providers;
