@@ -30,6 +30,8 @@ struct JobSpec {
   std::vector<std::string> tags;
   std::optional<absl::Time> deadline;  // drop if not started by then
   std::string catalog_hash;
+  // This job's own tenant, principal, traceparent and request id instead of the call's (webhooks of many senders are enqueued in one statement). Outlives the call.
+  const CallContext* context = nullptr;
 };
 
 struct Enqueued {
