@@ -2,6 +2,7 @@
 // Adding jobs, in the caller's own transaction: if it commits the job exists, if it rolls back it never did.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -11,12 +12,19 @@
 #include "absl/types/span.h"
 #include "libs/base/ids.h"
 #include "libs/base/principal.h"
+#include "libs/redis/client.h"
 
 namespace pqxx {
 class transaction_base;
 }
+namespace mainstay::postgres {
+class Pool;
+}
 
 namespace mainstay::jobs {
+
+inline constexpr size_t kMaxArgs = 256 << 10;
+inline constexpr size_t kMaxBatch = 10000;
 
 struct JobSpec {
   std::string kind;                  // "webhooks.process"
@@ -25,11 +33,12 @@ struct JobSpec {
   std::optional<int> priority;       // 0 first … 9 last; default: the queue's
   absl::Time run_at = absl::InfinitePast();  // not before
   std::string unique_key;            // empty: none. Scoped by tenant and kind, held until the job is final
-  std::string ordering_key;          // jobs of one key run one after another, in order of enqueue
-  std::optional<int> max_attempts;
+  std::string ordering_key;          // jobs of one key run one after another, in order of enqueue. Scoped by tenant
+  std::optional<int> max_attempts;   // default: the queue's
   std::vector<std::string> tags;
   std::optional<absl::Time> deadline;  // drop if not started by then
   std::string catalog_hash;
+  std::string tenant;                // only for principals of all tenants, who must name one; empty: the principal's
   // This job's own tenant, principal, traceparent and request id instead of the call's (webhooks of many senders are enqueued in one statement). Outlives the call.
   const CallContext* context = nullptr;
 };
@@ -39,6 +48,7 @@ struct Enqueued {
   bool existed = false;  // the unique key was taken: this is the job that holds it
   // For Handoff: what the stream entry needs when the job went in as `published`.
   std::string stream, entry;
+  std::optional<int64_t> key;  // hash of its ordering key, which may be free now
 };
 
 // Inserts all jobs with one statement; refuses all with a problem that names the field (items by index: "/items/3/queue"). Tenant, principal, traceparent and
@@ -50,6 +60,20 @@ class Handoff {
  public:
   virtual ~Handoff() = default;
   virtual void Publish(absl::Span<const Enqueued> jobs) = 0;
+};
+
+// The real one: a thread of its own with a connection of its own, so that Publish only appends to a bounded list. Concurrent calls travel in one pipeline.
+// An XADD whose outcome is unknown is never sent again (two entries with one fence would be two holders): the sweeper raises the fence and hands out anew.
+class RedisHandoff : public Handoff {
+ public:
+  // `pool` is used to promote ordering keys (needs only mainstay.promote_job_keys); it must outlive this.
+  RedisHandoff(redis::ClientOptions redis, postgres::Pool& pool);
+  ~RedisHandoff() override;  // sends what it still has
+  void Publish(absl::Span<const Enqueued> jobs) override;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
 };
 
 }  // namespace mainstay::jobs

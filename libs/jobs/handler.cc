@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "libs/jobs/handler.h"
+
+#include <cstdio>
+#include <cstdlib>
+
+#include "libs/base/problem.h"
+
+namespace mainstay::jobs {
+
+Outcome Outcome::Done(std::string result_json) {
+  Outcome o;
+  o.kind = Kind::kDone;
+  o.result = std::move(result_json);
+  return o;
+}
+
+Outcome Outcome::Retry(std::string code, std::string message, std::optional<absl::Duration> after) {
+  Outcome o;
+  o.kind = Kind::kRetry;
+  o.code = std::move(code);
+  o.message = std::move(message);
+  o.after = after;
+  return o;
+}
+
+Outcome Outcome::Snooze(absl::Duration after) {
+  Outcome o;
+  o.kind = Kind::kSnooze;
+  o.after = after;
+  return o;
+}
+
+Outcome Outcome::Discard(std::string reason) {
+  Outcome o;
+  o.kind = Kind::kDiscard;
+  o.code = "discarded";
+  o.message = std::move(reason);
+  return o;
+}
+
+Outcome Outcome::Dead(std::string code, std::string message) {
+  Outcome o;
+  o.kind = Kind::kDead;
+  o.code = std::move(code);
+  o.message = std::move(message);
+  return o;
+}
+
+Outcome Outcome::FromStatus(const absl::Status& status) {
+  if (status.ok()) return Done();
+  const Problem problem = ProblemFromStatus(status);
+  switch (status.code()) {
+    case absl::StatusCode::kUnavailable:
+    case absl::StatusCode::kAborted:
+    case absl::StatusCode::kDeadlineExceeded:
+    case absl::StatusCode::kResourceExhausted:
+    case absl::StatusCode::kInternal:
+    case absl::StatusCode::kUnknown:
+    case absl::StatusCode::kCancelled:
+      return Retry(problem.type, std::string(status.message()), problem.retry_after);
+    default:
+      return Dead(problem.type, std::string(status.message()));
+  }
+}
+
+void Registry::Register(std::string kind, Handler handler) {
+  const auto [it, added] = handlers_.emplace(std::move(kind), std::move(handler));
+  if (!added) {
+    std::fprintf(stderr, "job kind \"%s\" is registered twice\n", it->first.c_str());
+    std::abort();
+  }
+}
+
+const Handler* Registry::Find(std::string_view kind) const {
+  const auto it = handlers_.find(kind);
+  return it == handlers_.end() ? nullptr : &it->second;
+}
+
+std::vector<std::string> Registry::kinds() const {
+  std::vector<std::string> kinds;
+  for (const auto& [kind, handler] : handlers_) kinds.push_back(kind);
+  return kinds;
+}
+
+}  // namespace mainstay::jobs

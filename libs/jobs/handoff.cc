@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+// Redis hears of committed jobs here: one thread, one pipeline per round, nothing retried.
+//
+// Lost on purpose when Redis is away, when the list is full or when the process dies: the rows are committed, and the sweeper or the dispatcher finds them. Keyed jobs
+// are promoted first (a statement per round, for all keys of the round), so that a free key starts at once.
+#include <pqxx/pqxx>
+#include <thread>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "libs/base/text.h"
+#include "libs/jobs/enqueue.h"
+#include "libs/jobs/keys.h"
+#include "libs/jobs/sql.h"
+#include "libs/postgres/pool.h"
+#include "libs/telemetry/log.h"
+
+namespace mainstay::jobs {
+namespace {
+
+constexpr size_t kMaxWaiting = 200000;  // entries; beyond it they are left to the sweeper
+constexpr size_t kMaxWaitingBytes = 64 << 20;
+constexpr size_t kPipeline = 500;
+
+}  // namespace
+
+struct RedisHandoff::Impl {
+  Impl(redis::ClientOptions options, postgres::Pool& p) : client(std::move(options)), pool(p), thread([this] { Run(); }) {}
+
+  void Run() {
+    while (true) {
+      std::vector<std::pair<std::string, std::string>> work;
+      std::vector<int64_t> keys;
+      bool last;
+      {
+        absl::MutexLock lock(&mu);
+        mu.Await(absl::Condition(
+            +[](Impl* i) ABSL_EXCLUSIVE_LOCKS_REQUIRED(i->mu) { return i->stopping || !i->entries.empty() || !i->keys.empty(); }, this));
+        work.swap(entries);
+        keys.swap(this->keys);
+        bytes = 0;
+        last = stopping;
+      }
+      if (!keys.empty()) Promote(keys, work);
+      Send(work);
+      if (last) return;
+    }
+  }
+
+  void Promote(const std::vector<int64_t>& keys, std::vector<std::pair<std::string, std::string>>& work) {
+    PgArray array;
+    for (const int64_t key : keys) array.Add(absl::StrCat(key));
+    const std::string text = std::move(array).Finish();
+    const absl::Status status = pool.Autocommit(absl::Now() + absl::Seconds(5), [&](pqxx::transaction_base& tx) -> absl::Status {
+      tx.conn().prepare(sql::kPromoteKeys.name, sql::kPromoteKeys.text);
+      for (const auto& row : tx.exec_prepared(sql::kPromoteKeys.name, text)) {
+        Entry entry{.fence = row[1].as<int64_t>(), .attempt = row[2].as<int>(), .kind = row[3].c_str()};
+        if (const auto id = ParseUuid(row[0].c_str()); id.ok()) entry.id = *id;
+        if (!row[6].is_null()) entry.args = row[6].c_str();
+        work.emplace_back(StreamKey(row[4].c_str(), row[5].as<int>()), EncodeEntry(entry));
+      }
+      return absl::OkStatus();
+    });
+    if (!status.ok()) log::Debug("keys not promoted now, the sweeper will", {{"error", std::string(status.message())}});
+  }
+
+  void Send(const std::vector<std::pair<std::string, std::string>>& work) {
+    for (size_t at = 0; at < work.size(); at += kPipeline) {
+      std::vector<redis::Command> commands;
+      for (size_t i = at; i < std::min(work.size(), at + kPipeline); ++i) commands.push_back({"XADD", work[i].first, "*", kEntryField, work[i].second});
+      const auto replies = client.Pipeline(commands);
+      if (!replies.ok()) {
+        log::Debug("jobs not handed off, the sweeper will", {{"jobs", static_cast<int64_t>(work.size() - at)}, {"error", std::string(replies.status().message())}});
+        return;  // the rest too: it would only wait for another time-out
+      }
+    }
+  }
+
+  redis::Client client;
+  postgres::Pool& pool;
+  absl::Mutex mu;
+  std::vector<std::pair<std::string, std::string>> entries ABSL_GUARDED_BY(mu);  // stream, entry
+  std::vector<int64_t> keys ABSL_GUARDED_BY(mu);
+  size_t bytes ABSL_GUARDED_BY(mu) = 0;
+  bool stopping ABSL_GUARDED_BY(mu) = false;
+  std::thread thread;
+};
+
+RedisHandoff::RedisHandoff(redis::ClientOptions redis, postgres::Pool& pool) : impl_(std::make_unique<Impl>(std::move(redis), pool)) {}
+
+RedisHandoff::~RedisHandoff() {
+  {
+    absl::MutexLock lock(&impl_->mu);
+    impl_->stopping = true;
+  }
+  impl_->thread.join();
+}
+
+void RedisHandoff::Publish(absl::Span<const Enqueued> jobs) {
+  absl::MutexLock lock(&impl_->mu);
+  for (const Enqueued& job : jobs) {
+    if (job.existed || impl_->entries.size() + impl_->keys.size() >= kMaxWaiting || impl_->bytes >= kMaxWaitingBytes) continue;
+    if (job.key.has_value()) impl_->keys.push_back(*job.key);
+    if (job.stream.empty()) continue;
+    impl_->bytes += job.entry.size();
+    impl_->entries.emplace_back(job.stream, job.entry);
+  }
+}
+
+}  // namespace mainstay::jobs
