@@ -20,6 +20,7 @@ class Signer {
  public:
   // `issuer`: this service's name; `private_key`: 32 raw bytes.
   Signer(std::string issuer, std::string private_key, Clock& clock);
+  Signer(Signer&&) noexcept;
   ~Signer();
   // A token for `principal`, valid for `audience` (a service's name). Reused while at least half its life is left; thread-safe.
   std::string Sign(const Principal& principal, std::string_view audience);

@@ -63,10 +63,11 @@ class ServiceServer {
   std::unique_ptr<Impl> impl_;
 };
 
-// The top of every main: --config FILE, --check-config, --help-config, --version. Returns the exit code to leave with, or nullopt to go on.
+// The top of every main, before any thread starts (it blocks the signals that Run waits for): --config FILE, --check-config, --help-config, --version. Returns the exit code to leave with, or nullopt to go on.
 struct MainArguments {
   std::string config_file;
   bool check_config = false;
+  bool help_config = false;
 };
 std::optional<int> ParseMainArguments(int argc, char** argv, std::string_view service, MainArguments* arguments);
 // Reads the configuration by `declare`, prints mistakes to stderr. Exit code, or nullopt to go on. With --check-config always an exit code.
