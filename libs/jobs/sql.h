@@ -47,4 +47,239 @@ RETURNING u.hash, u.job)sql"};
 // After the commit. Locks: the taken slots, their jobs for share.
 inline constexpr Named kPromoteKeys = {"jobs_promote_keys", "SELECT id, fence, attempt, kind, queue, priority, args FROM mainstay.promote_job_keys($1::bigint[])"};
 
+// ---- workers ----
+
+// The start check of one batch of entries: what is finished, cancelled or fenced does not come back. A keyed job runs only while it holds its key's slot. No lock, no write.
+// $1 ids, $2 fences, $3 whether args are wanted (they were not in the entry).
+inline constexpr Named kCheck = {"jobs_check", R"sql(
+SELECT j.id, j.fence, j.attempt, j.kind, j.queue, j.priority, j.tenant, j.principal, j.max_attempts, j.key_hash, j.traceparent, j.request_id, j.checkpoint,
+       CASE WHEN i.want THEN j.args::text END, j.deadline <= clock_timestamp(),
+       EXISTS (SELECT 1 FROM mainstay.job_queues q WHERE q.name = j.queue AND q.paused_at IS NOT NULL AND (q.paused_until IS NULL OR q.paused_until > clock_timestamp()))
+FROM unnest($1::uuid[], $2::bigint[], $3::boolean[]) AS i (id, fence, want) JOIN mainstay.jobs j ON j.id = i.id AND j.fence = i.fence
+WHERE j.state = 4 OR (j.state = 2 AND EXISTS (SELECT 1 FROM mainstay.job_slots s WHERE s.key_hash = j.key_hash AND s.job = j.id)))sql"};
+
+// While Redis is away: takes jobs of one stream from the backlog, raising the fence; also those published so long ago that their entry is out of reach. Locks the rows, skips locked ones.
+// $1 queue, $2 priority, $3 after this id, $4 limit, $5 kinds, $6 worker, $7 stale after (seconds).
+inline constexpr Named kClaim = {"jobs_claim", R"sql(
+WITH next AS (
+  SELECT j.id FROM mainstay.jobs j
+  WHERE j.queue = $1 AND j.priority = $2 AND j.id > $3::uuid AND j.kind = ANY ($5::text[])
+    AND (j.state = 3 OR (j.state = 4 AND j.published_at < clock_timestamp() - $7::float8 * interval '1 second'))
+  ORDER BY j.id LIMIT $4 FOR UPDATE SKIP LOCKED
+)
+UPDATE mainstay.jobs j SET state = 5, fence = j.fence + 1, worker = $6::uuid, started_at = coalesce(j.started_at, clock_timestamp())
+FROM next n WHERE j.id = n.id
+RETURNING j.id, j.fence, j.attempt, j.kind, j.queue, j.priority, j.tenant, j.principal, j.max_attempts, j.key_hash, j.traceparent, j.request_id, j.checkpoint, j.args::text,
+          j.deadline <= clock_timestamp(), false)sql"};
+// The same for holders of keys.
+inline constexpr Named kClaimKeyed = {"jobs_claim_keyed", R"sql(
+WITH next AS (
+  SELECT j.id FROM mainstay.job_slots s JOIN mainstay.jobs j ON j.id = s.job
+  WHERE j.state = 2 AND j.kind = ANY ($2::text[]) AND greatest(s.taken_at, j.published_at) < clock_timestamp() - $4::float8 * interval '1 second'
+    AND NOT EXISTS (SELECT 1 FROM mainstay.job_queues q WHERE q.name = j.queue AND q.paused_at IS NOT NULL AND (q.paused_until IS NULL OR q.paused_until > clock_timestamp()))
+  LIMIT $1 FOR UPDATE OF j SKIP LOCKED
+)
+UPDATE mainstay.jobs j SET state = 5, fence = j.fence + 1, worker = $3::uuid, started_at = coalesce(j.started_at, clock_timestamp())
+FROM next n WHERE j.id = n.id
+RETURNING j.id, j.fence, j.attempt, j.kind, j.queue, j.priority, j.tenant, j.principal, j.max_attempts, j.key_hash, j.traceparent, j.request_id, j.checkpoint, j.args::text,
+          j.deadline <= clock_timestamp(), false)sql"};
+
+// Final states: out of the hot table, into history, unique keys freed; one statement, fenced. Locks the rows of the batch. $7: runs to count, NULL for one.
+// Returns one row: how many changed, the changed ids and their key hashes where they have one.
+inline constexpr Named kComplete = {"jobs_complete", R"sql(
+WITH gone AS (
+  DELETE FROM mainstay.jobs j
+  USING unnest($1::uuid[], $2::bigint[], $3::smallint[], $4::text[], $5::text[], $6::text[], $7::integer[], $8::float8[]) AS i (id, fence, final, result, code, message, ran, took)
+  WHERE j.id = i.id AND j.fence = i.fence
+  RETURNING j.*, i.final, i.result, i.code, i.message, j.attempt + coalesce(i.ran, 1) AS attempts, i.took
+), freed AS (
+  DELETE FROM mainstay.job_unique u USING gone g WHERE u.hash = g.unique_hash AND u.job = g.id
+), kept AS (
+  INSERT INTO mainstay.jobs_history (id, fence, run_at, deadline, created_at, started_at, worker, state, priority, attempt, crashes, snoozes, max_attempts, max_crashes, tenant, kind,
+                                     queue, args, sensitive_args, result, unique_key, ordering_key, tags, principal, traceparent, request_id, catalog_hash, errors, progress,
+                                     checkpoint, options)
+  SELECT g.id, g.fence, g.run_at, g.deadline, g.created_at, coalesce(g.started_at, clock_timestamp() - g.took * interval '1 second'), coalesce($9::uuid, g.worker), g.final, g.priority,
+         g.attempts, g.crashes, g.snoozes, g.max_attempts, g.max_crashes, g.tenant, g.kind, g.queue, g.args, g.sensitive_args, g.result::json, g.unique_key, g.ordering_key, g.tags,
+         g.principal, g.traceparent, g.request_id, g.catalog_hash,
+         CASE WHEN g.code IS NULL THEN g.errors
+              ELSE coalesce(CASE WHEN jsonb_array_length(g.errors) >= 20 THEN g.errors - 0 ELSE g.errors END, '[]'::jsonb)
+                   || jsonb_build_object('attempt', g.attempts, 'at', clock_timestamp(), 'code', g.code, 'message', g.message, 'worker', $10::text) END,
+         g.progress, g.checkpoint, g.options
+  FROM gone g
+)
+SELECT count(*), array_agg(id) FILTER (WHERE key_hash IS NOT NULL), array_agg(key_hash) FILTER (WHERE key_hash IS NOT NULL) FROM gone)sql"};
+
+// Retries and snoozes: due later, under a raised fence. A keyed job keeps its slot, so its key waits for it. $3 delay (seconds), $4 error (else a snooze).
+inline constexpr Named kRetry = {"jobs_retry", R"sql(
+UPDATE mainstay.jobs j
+SET state = 1, fence = j.fence + 1, due_at = clock_timestamp() + i.delay * interval '1 second', run_at = clock_timestamp() + i.delay * interval '1 second', worker = NULL, published_at = NULL,
+    started_at = NULL, attempt = j.attempt + CASE WHEN i.code IS NULL THEN 0 ELSE 1 END, snoozes = j.snoozes + CASE WHEN i.code IS NULL THEN 1 ELSE 0 END,
+    errors = CASE WHEN i.code IS NULL THEN j.errors
+                  ELSE coalesce(CASE WHEN jsonb_array_length(j.errors) >= 20 THEN j.errors - 0 ELSE j.errors END, '[]'::jsonb)
+                       || jsonb_build_object('attempt', j.attempt + 1, 'at', clock_timestamp(), 'code', i.code, 'message', i.message, 'worker', $6::text) END
+FROM unnest($1::uuid[], $2::bigint[], $3::float8[], $4::text[], $5::text[]) AS i (id, fence, delay, code, message)
+WHERE j.id = i.id AND j.fence = i.fence
+RETURNING j.id)sql"};
+
+// Hands jobs out anew (drain, sweep, reclaim): fence raised first, then the caller adds those that come back as `published` or that hold a key. $3: 3 back to the backlog, 4 published.
+// 1 looked at again in two seconds (a keyed job that may not run now, but keeps its place). $4 crashes and $5 suspicions to count; from the fourth suspicion on each is a crash. Fenced.
+inline constexpr Named kReissue = {"jobs_reissue", R"sql(
+UPDATE mainstay.jobs j
+SET fence = j.fence + 1, state = CASE WHEN $3::smallint = 1 THEN 1 WHEN j.key_hash IS NOT NULL THEN 2 ELSE $3::smallint END, worker = NULL, started_at = NULL,
+    due_at = CASE WHEN $3::smallint = 1 THEN clock_timestamp() + interval '2 seconds' END,
+    published_at = CASE WHEN $3::smallint <> 1 AND (j.key_hash IS NOT NULL OR $3::smallint = 4) THEN clock_timestamp() END,
+    crashes = j.crashes + coalesce(i.crashes, 0) + CASE WHEN i.suspicions > 0 AND j.suspicions >= 3 THEN 1 ELSE 0 END, suspicions = j.suspicions + coalesce(i.suspicions, 0)
+FROM unnest($1::uuid[], $2::bigint[], $4::smallint[], $5::smallint[]) AS i (id, fence, crashes, suspicions)
+WHERE j.id = i.id AND j.fence = i.fence AND j.state IN (2, 4, 5)
+RETURNING j.id, j.fence, j.attempt, j.kind, j.queue, j.priority, CASE WHEN j.sensitive_args IS NULL AND octet_length(j.args::text) <= 4096 THEN j.args::text END, j.state, j.crashes, j.max_crashes)sql"};
+
+// See the migration: in the finishing transaction, after kComplete. Locks the keys' slots in order, their successors for share.
+inline constexpr Named kPassKeys = {"jobs_pass_keys", "SELECT id, fence, attempt, kind, queue, priority, args FROM mainstay.pass_job_keys($1::uuid[], $2::bigint[])"};
+
+// Jobs that outlived a heartbeat: from now on this worker's lease row is their lease. Refused when that lease has run out. Fenced.
+inline constexpr Named kMarkRunning = {"jobs_mark_running", R"sql(
+UPDATE mainstay.jobs j SET state = 5, worker = $3::uuid, started_at = coalesce(j.started_at, clock_timestamp() - i.since * interval '1 second')
+FROM unnest($1::uuid[], $2::bigint[], $4::float8[]) AS i (id, fence, since)
+WHERE j.id = i.id AND j.fence = i.fence AND j.state IN (2, 4) AND EXISTS (SELECT 1 FROM mainstay.job_workers w WHERE w.id = $3::uuid AND w.lease_until > clock_timestamp())
+RETURNING j.id)sql"};
+
+// Which of these are still ours. No lock.
+inline constexpr Named kHeld = {"jobs_held", R"sql(
+SELECT j.id FROM unnest($1::uuid[], $2::bigint[]) AS i (id, fence) JOIN mainstay.jobs j ON j.id = i.id AND j.fence = i.fence)sql"};
+
+inline constexpr Named kProgress = {"jobs_progress", "UPDATE mainstay.jobs SET progress = $3::jsonb WHERE id = $1::uuid AND fence = $2"};
+inline constexpr Named kCheckpoint = {"jobs_checkpoint", "UPDATE mainstay.jobs SET checkpoint = $3::json WHERE id = $1::uuid AND fence = $2"};
+
+// The worker's lease. $5 seconds.
+inline constexpr Named kRenewWorker = {"jobs_renew_worker", R"sql(
+INSERT INTO mainstay.job_workers AS w (id, name, kinds, in_flight, lease_until, draining)
+VALUES ($1::uuid, $2, $3::text[], $4, clock_timestamp() + $5::float8 * interval '1 second', $6)
+ON CONFLICT (id) DO UPDATE SET in_flight = excluded.in_flight, lease_until = excluded.lease_until, draining = excluded.draining, kinds = excluded.kinds)sql"};
+inline constexpr Named kRemoveWorker = {"jobs_remove_worker",
+                                        "DELETE FROM mainstay.job_workers w WHERE w.id = $1::uuid AND NOT EXISTS (SELECT 1 FROM mainstay.jobs j WHERE j.worker = w.id)"};
+
+// All streams with their pauses; the order is the order of reading.
+inline constexpr Named kStreams = {"jobs_streams", R"sql(
+SELECT w.queue, w.priority, q.paused_at IS NOT NULL AND (q.paused_until IS NULL OR q.paused_until > clock_timestamp())
+FROM mainstay.job_windows w JOIN mainstay.job_queues q ON q.name = w.queue ORDER BY w.priority, w.queue)sql"};
+
+// ---- upkeep (the elected worker; safe with two) ----
+
+// Takes or renews a lease row; no row back: someone else holds it. $3 seconds.
+inline constexpr Named kLead = {"jobs_lead", R"sql(
+INSERT INTO mainstay.job_leases AS l (name, holder, lease_until) VALUES ($1, $2::uuid, clock_timestamp() + $3::float8 * interval '1 second')
+ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, lease_until = excluded.lease_until WHERE l.holder = excluded.holder OR l.lease_until < clock_timestamp()
+RETURNING name)sql"};
+inline constexpr Named kStepDown = {"jobs_step_down", "DELETE FROM mainstay.job_leases WHERE name = $1 AND holder = $2::uuid"};
+
+// The catalog's queues, for SQL producers; those no longer declared stay as long as jobs name them, but take no new ones from SQL.
+inline constexpr Named kSyncQueues = {"jobs_sync_queues", R"sql(
+WITH declared AS (
+  SELECT * FROM unnest($1::text[], $2::smallint[], $3::integer[], $4::smallint[], $5::integer[]) AS t (name, priority, max_attempts, max_crashes, concurrency)
+), gone AS (
+  UPDATE mainstay.job_queues q SET declared = false WHERE q.declared AND NOT EXISTS (SELECT 1 FROM declared d WHERE d.name = q.name)
+), streams AS (
+  INSERT INTO mainstay.job_windows (queue, priority) SELECT name, priority FROM declared ON CONFLICT DO NOTHING
+)
+INSERT INTO mainstay.job_queues AS q (name, priority, max_attempts, max_crashes, concurrency) SELECT name, priority, max_attempts, max_crashes, concurrency FROM declared
+ON CONFLICT (name) DO UPDATE SET priority = excluded.priority, max_attempts = excluded.max_attempts, max_crashes = excluded.max_crashes, concurrency = excluded.concurrency, declared = true
+WHERE (q.priority, q.max_attempts, q.max_crashes, q.concurrency, q.declared) IS DISTINCT FROM (excluded.priority, excluded.max_attempts, excluded.max_crashes, excluded.concurrency, true))sql"};
+
+// Queues and priorities that have jobs but no stream yet (a skip scan of jobs_backlog, one probe per pair).
+inline constexpr Named kFindStreams = {"jobs_find_streams", R"sql(
+WITH RECURSIVE pairs AS (
+  (SELECT queue, priority FROM mainstay.jobs ORDER BY queue, priority LIMIT 1)
+  UNION ALL
+  SELECT n.queue, n.priority FROM pairs p CROSS JOIN LATERAL (SELECT j.queue, j.priority FROM mainstay.jobs j WHERE (j.queue, j.priority) > (p.queue, p.priority) ORDER BY j.queue, j.priority LIMIT 1) n
+), queues AS (
+  INSERT INTO mainstay.job_queues (name, declared) SELECT DISTINCT queue, false FROM pairs ON CONFLICT DO NOTHING
+)
+INSERT INTO mainstay.job_windows (queue, priority) SELECT queue, priority FROM pairs ON CONFLICT DO NOTHING)sql"};
+
+inline constexpr Named kLiveKinds = {"jobs_live_kinds", "SELECT DISTINCT unnest(kinds) FROM mainstay.job_workers WHERE lease_until > clock_timestamp()"};
+
+// $3 seconds from now; 0 closes.
+inline constexpr Named kSetWindow = {"jobs_set_window", R"sql(
+UPDATE mainstay.job_windows SET open_until = CASE WHEN $3::float8 > 0 THEN clock_timestamp() + $3::float8 * interval '1 second' ELSE '-infinity' END WHERE queue = $1 AND priority = $2)sql"};
+inline constexpr Named kCloseWindows = {"jobs_close_windows", "UPDATE mainstay.job_windows SET open_until = '-infinity' WHERE open_until > '-infinity'"};
+
+// Top-up of one stream from a position. A HOT update: no index mentions what it changes. Only kinds that a live worker announced; the others wait here.
+inline constexpr Named kDispatch = {"jobs_dispatch", R"sql(
+UPDATE mainstay.jobs SET state = 4, published_at = clock_timestamp()
+WHERE state = 3 AND id = ANY (ARRAY(
+  SELECT j.id FROM mainstay.jobs j WHERE j.queue = $1 AND j.priority = $2 AND j.id > $3::uuid AND j.state = 3 AND j.kind = ANY ($5::text[]) ORDER BY j.id LIMIT $4))
+RETURNING id, fence, attempt, kind, queue, priority, CASE WHEN sensitive_args IS NULL AND octet_length(args::text) <= 4096 THEN args::text END)sql"};
+
+// Due jobs, in bounded batches. Unkeyed ones are published at once where the window is open; a keyed one that still holds its slot (a retry) goes out again, the others queue for their key.
+inline constexpr Named kPromoteDue = {"jobs_promote_due", R"sql(
+WITH due AS (
+  SELECT j.id, EXISTS (SELECT 1 FROM mainstay.job_windows w WHERE w.queue = j.queue AND w.priority = j.priority AND w.open_until > clock_timestamp()) AND j.kind = ANY ($2::text[]) AS open
+  FROM mainstay.jobs j WHERE j.due_at <= clock_timestamp() ORDER BY j.due_at LIMIT $1 FOR UPDATE OF j SKIP LOCKED
+)
+UPDATE mainstay.jobs j SET due_at = NULL, state = CASE WHEN j.key_hash IS NOT NULL THEN 2 WHEN d.open THEN 4 ELSE 3 END,
+       published_at = CASE WHEN j.key_hash IS NOT NULL OR d.open THEN clock_timestamp() END
+FROM due d WHERE j.id = d.id
+RETURNING j.id, j.fence, j.attempt, j.kind, j.queue, j.priority, CASE WHEN j.sensitive_args IS NULL AND octet_length(j.args::text) <= 4096 THEN j.args::text END, j.state, j.key_hash,
+          EXISTS (SELECT 1 FROM mainstay.job_slots s WHERE s.key_hash = j.key_hash AND s.job = j.id))sql"};
+
+// What should be in the streams since $1 seconds. Reads the whole hot table; the answer is bounded by the windows.
+inline constexpr Named kPublished = {"jobs_published", R"sql(
+SELECT j.id, j.fence FROM mainstay.jobs j WHERE j.state = 4 AND j.published_at <= clock_timestamp() - $1::float8 * interval '1 second'
+UNION ALL
+SELECT j.id, j.fence FROM mainstay.job_slots s JOIN mainstay.jobs j ON j.id = s.job
+WHERE j.state = 2 AND greatest(s.taken_at, j.published_at) <= clock_timestamp() - $1::float8 * interval '1 second')sql"};
+
+// Slots whose job is gone, and keys that have waiting jobs and no slot: what a crash between two steps can leave. Given to promote_job_keys.
+inline constexpr Named kLooseKeys = {"jobs_loose_keys", R"sql(
+WITH stale AS (
+  DELETE FROM mainstay.job_slots s WHERE NOT EXISTS (SELECT 1 FROM mainstay.jobs j WHERE j.id = s.job) RETURNING s.key_hash
+)
+SELECT key_hash FROM stale
+UNION
+(SELECT DISTINCT j.key_hash FROM mainstay.jobs j WHERE j.key_hash IS NOT NULL AND j.state = 2 AND NOT EXISTS (SELECT 1 FROM mainstay.job_slots s WHERE s.key_hash = j.key_hash) LIMIT 5000))sql"};
+
+// Jobs of workers whose lease ran out, or whose row is gone.
+inline constexpr Named kExpired = {"jobs_expired", R"sql(
+SELECT j.id, j.fence FROM mainstay.jobs j
+WHERE j.worker IS NOT NULL AND NOT EXISTS (SELECT 1 FROM mainstay.job_workers w WHERE w.id = j.worker AND w.lease_until > clock_timestamp()) LIMIT 1000)sql"};
+inline constexpr Named kForgetWorkers = {"jobs_forget_workers", R"sql(
+DELETE FROM mainstay.job_workers w WHERE w.lease_until < clock_timestamp() - interval '1 minute' AND NOT EXISTS (SELECT 1 FROM mainstay.jobs j WHERE j.worker = w.id))sql"};
+
+inline constexpr Named kMaintainHistory = {"jobs_maintain_history", "SELECT made, dropped FROM mainstay.maintain_job_history(3, $1::float8 * interval '1 second')"};
+
+// ---- operators ----
+
+// A job as the API shows it: $1 uuid, $2 tenant ('*': any).
+inline constexpr Named kGet = {"jobs_get", R"sql(
+SELECT id, tenant, kind, queue, state, priority, args, result, attempt, max_attempts, crashes, max_crashes, snoozes, fence, errors, progress, unique_key, ordering_key, to_json(tags), run_at, deadline,
+       created_at, started_at, finished_at, principal, traceparent, request_id, catalog_hash, worker
+FROM mainstay.jobs_view WHERE uid = $1::uuid AND (tenant = $2 OR $2 = '*'))sql"};
+// The fence of a job that is not final, for a cancel or to see that it is; locks it.
+inline constexpr Named kLockHot = {"jobs_lock_hot", "SELECT fence, state, key_hash FROM mainstay.jobs WHERE id = $1::uuid AND (tenant = $2 OR $2 = '*') FOR UPDATE"};
+// Dead → ready with fresh budgets and a raised fence; its history row goes. Its unique key is taken again first (kTakeUnique).
+inline constexpr Named kDead = {"jobs_dead", "SELECT kind, unique_key, tenant FROM mainstay.jobs_history WHERE id = $1::uuid AND (tenant = $2 OR $2 = '*') AND state = 9 FOR UPDATE"};
+inline constexpr Named kRevive = {"jobs_revive", R"sql(
+WITH dead AS (DELETE FROM mainstay.jobs_history WHERE id = $1::uuid AND state = 9 RETURNING *)
+INSERT INTO mainstay.jobs (id, fence, seq, key_hash, deadline, created_at, unique_hash, state, priority, max_attempts, max_crashes, tenant, kind, queue, args, sensitive_args, unique_key,
+                           ordering_key, tags, principal, traceparent, request_id, catalog_hash, errors, checkpoint, options)
+SELECT d.id, d.fence + 1, CASE WHEN d.ordering_key IS NOT NULL THEN nextval('mainstay.job_seq') END, mainstay.job_key_hash(d.tenant, d.ordering_key), NULL, d.created_at,
+       mainstay.job_unique_hash(d.tenant, d.kind, d.unique_key), CASE WHEN d.ordering_key IS NOT NULL THEN 2 ELSE 3 END, d.priority, d.max_attempts, d.max_crashes, d.tenant, d.kind, d.queue, d.args,
+       d.sensitive_args, d.unique_key, d.ordering_key, d.tags, d.principal, d.traceparent, d.request_id, d.catalog_hash, d.errors, d.checkpoint,
+       coalesce(d.options, '{}'::jsonb) || jsonb_build_object('retried', jsonb_build_object('by', $2::text, 'reason', $3::text, 'at', clock_timestamp()))
+FROM dead d RETURNING key_hash)sql"};
+
+inline constexpr Named kKnownKinds = {"jobs_known_kinds", "SELECT DISTINCT unnest(kinds) FROM mainstay.job_workers WHERE lease_until > clock_timestamp() - interval '1 minute'"};
+
+inline constexpr Named kQueues = {"jobs_queues", R"sql(
+SELECT q.name, q.paused_at IS NOT NULL AND (q.paused_until IS NULL OR q.paused_until > clock_timestamp()), q.paused_by, q.paused_reason,
+       coalesce(c.scheduled, 0), coalesce(c.blocked, 0), coalesce(c.ready, 0), coalesce(c.published, 0), coalesce(c.running, 0), c.oldest
+FROM mainstay.job_queues q
+LEFT JOIN (SELECT j.queue, count(*) FILTER (WHERE j.state = 1) AS scheduled, count(*) FILTER (WHERE j.state = 2) AS blocked, count(*) FILTER (WHERE j.state = 3) AS ready,
+                  count(*) FILTER (WHERE j.state = 4) AS published, count(*) FILTER (WHERE j.state = 5) AS running,
+                  extract(epoch FROM clock_timestamp() - min(coalesce(j.run_at, j.created_at)) FILTER (WHERE j.state IN (2, 3, 4)))::float8 AS oldest
+           FROM mainstay.jobs j WHERE j.tenant = $1 OR $1 = '*' GROUP BY j.queue) c ON c.queue = q.name
+WHERE (q.declared OR c.queue IS NOT NULL) AND ($2::text IS NULL OR q.name = $2) ORDER BY q.name)sql"};
+inline constexpr Named kPause = {"jobs_pause", "UPDATE mainstay.job_queues SET paused_at = clock_timestamp(), paused_by = $2, paused_reason = $3, paused_until = NULL WHERE name = $1 AND declared RETURNING name"};
+inline constexpr Named kResume = {"jobs_resume", "UPDATE mainstay.job_queues SET paused_at = NULL, paused_by = NULL, paused_reason = NULL, paused_until = NULL WHERE name = $1 RETURNING name"};
+
 }  // namespace mainstay::jobs::sql
