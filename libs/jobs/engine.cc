@@ -283,10 +283,8 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
       std::vector<std::pair<std::string, int>> from;
       {
         absl::MutexLock lock(&mu);
-        auto ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
-          UpdateRate();
-          return stop_reading || Credit() > 0;
-        };
+        UpdateRate();
+        auto ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) { return stop_reading || Credit() > 0; };
         mu.AwaitWithTimeout(absl::Condition(&ready), absl::Milliseconds(50));
         if (stop_reading) return;
         credit = Credit();
@@ -592,6 +590,7 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
       absl::MutexLock lock(&mu);
       --running;
       ++executed;
+      UpdateRate();
       const bool give_back = job->stop == Stop::kShutdown && (outcome.kind == Outcome::Kind::kRetry || outcome.kind == Outcome::Kind::kSnooze);
       FinishLocked({std::move(job), std::move(outcome), give_back});
     }
