@@ -27,6 +27,7 @@ struct Column {
   bool nullable = true;
   bool has_default = false;     // a default or an identity
   bool generated = false;       // generated always: stored expression, or identity always
+  std::string collation_version;
   std::string comment;
 };
 
@@ -37,6 +38,7 @@ struct Index {
   bool partial = false;
   bool whole = true;                 // every key part is a plain column
   bool primary = false;
+  std::string method;                // btree, hash, gin …
 };
 
 struct ForeignKey {
@@ -56,7 +58,7 @@ struct Table {
   std::string schema, name;
   uint32_t oid = 0;
   char kind = 'r';            // relkind: r table, p partitioned, v view, m materialised view, f foreign table
-  bool insertable = true;     // views: PostgreSQL can write through it
+  bool writable = true;       // false: a view that PostgreSQL can't write through, a materialised view
   bool partition = false;     // a part of a partitioned table
   int64_t estimated_rows = -1;
   std::string comment;
@@ -72,7 +74,7 @@ struct Table {
 struct Database {
   std::map<std::pair<std::string, std::string>, Table> tables;  // by schema and name
   std::vector<std::pair<std::string, std::string>> names;       // every table and view outside the system's schemas: for "did you mean"
-  std::string default_collation;
+  std::string default_collation;  // name and version of the database's own
   const Table* Find(std::string_view schema, std::string_view name) const;
 };
 
