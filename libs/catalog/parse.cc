@@ -549,12 +549,12 @@ void ReadScheme(Reader& parent, SignatureScheme* scheme) {
   }
   Reader r(parent.context(), *value, parent.Path("scheme"), "scheme");
   r.Text("preset", &scheme->preset);
-  r.Text("algorithm", &scheme->algorithm);
+  r.Word("algorithm", &scheme->algorithm, {"hmac-sha256", "hmac-sha1", "sha256", "ed25519"});
   r.Text("signed_content", &scheme->signed_content);
   r.Text("signature_header", &scheme->signature_header);
   r.Text("header_format", &scheme->header_format);
   r.Text("signature_key", &scheme->signature_key);
-  r.Word("encoding", &scheme->encoding, {"hex", "base64", "base64url"});
+  r.Word("encoding", &scheme->encoding, {"hex", "hex-any-case", "base64", "base64url"});
   r.Word("key_encoding", &scheme->key_encoding, {"text", "base64", "hex", "whsec-base64"});
   r.Text("timestamp", &scheme->timestamp);
   if (!scheme->timestamp.empty()) {
@@ -564,10 +564,7 @@ void ReadScheme(Reader& parent, SignatureScheme* scheme) {
   r.Word("timestamp_unit", &scheme->timestamp_unit, {"s", "ms", "iso8601"});
   r.Duration("tolerance_past", &scheme->tolerance_past, absl::ZeroDuration(), kDay);
   r.Duration("tolerance_future", &scheme->tolerance_future, absl::ZeroDuration(), kDay);
-  if (value->kind == Yaml::Kind::kMap && scheme->preset.empty()) {
-    for (std::string_view key : {"algorithm", "signed_content", "signature_header"})
-      if (!r.Has(key)) r.Fail(value->at, r.path(), StrCat("without a preset the key \"", key, "\" is needed"));
-  }
+  if (value->kind == Yaml::Kind::kMap && scheme->preset.empty() && !r.Has("signature_header")) r.Fail(value->at, r.path(), "without a preset the key \"signature_header\" is needed");
   r.Done();
 }
 
@@ -658,7 +655,7 @@ Source ReadSource(Reader::Context& context, const Yaml::Member& member, const st
   if (source.tenant == "*") r.Fail("tenant", "a source writes for one tenant, not for all");
   ReadScheme(r, &source.scheme);
   r.List("secrets", &source.secrets);
-  if (source.secrets.empty() && source.scheme.preset != "none") r.Fail(r.node().at, path, "the key \"secrets\" is missing: names of secrets set with `mainstay secrets set`");
+  if (source.secrets.empty()) r.Fail(r.node().at, path, "the key \"secrets\" is missing: names of secrets set with `mainstay secrets set`");
   for (size_t i = 0; i < source.secrets.size(); ++i)
     if (!IsSecretName(source.secrets[i]))
       context.mistakes.push_back(MistakeAt(context.out, StrCat(path, ".secrets[", i, "]"), "this is no name of a secret ([a-z][a-z0-9_./-]*); secrets themselves never stand in a catalog"));
