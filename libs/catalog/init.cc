@@ -35,7 +35,7 @@ std::string Singular(const std::string& word) {
 }
 
 // A name or text as YAML, quoted where it isn't plain.
-std::string Yaml(const std::string& text) {
+std::string AsYaml(const std::string& text) {
   const bool plain = !text.empty() && std::all_of(text.begin(), text.end(), [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_' || c == '-' || c == '.'; }) &&
                      text[0] >= 'a' && text != "null" && text != "true" && text != "false" && text != "yes" && text != "no" && text != "on" && text != "off" && text != "y" && text != "n";
   // "${" begins a variable.
@@ -45,7 +45,7 @@ std::string TablePart(const std::string& part) { return part.find_first_of(".\""
 std::string TableText(const Table& table) { return StrCat(TablePart(table.schema), ".", TablePart(table.name)); }
 std::string YamlList(const std::vector<std::string>& names) {
   std::vector<std::string> out;
-  for (const std::string& name : names) out.push_back(Yaml(name));
+  for (const std::string& name : names) out.push_back(AsYaml(name));
   return out.size() == 1 ? out[0] : StrCat("[", absl::StrJoin(out, ", "), "]");
 }
 
@@ -174,7 +174,7 @@ absl::StatusOr<std::string> Draft(pqxx::transaction_base& tx, const std::vector<
       const ForeignKey &a = d.table->foreign_keys[0], &b = d.table->foreign_keys[1];
       Draftee *left = find(a.target_schema, a.target_table), *right = find(b.target_schema, b.target_table);
       if (left == nullptr || right == nullptr) continue;
-      const std::string through = Yaml(TableText(*d.table));
+      const std::string through = AsYaml(TableText(*d.table));
       left->relations.emplace_back(Unused(left->taken, Plural(PublicName(right->table->name))),
                                    StrCat("{many: ", right->name, ", through: ", through, ", by: ", YamlList(a.columns), ", other: ", YamlList(b.columns), "}"));
       if (left != right)
@@ -197,7 +197,7 @@ absl::StatusOr<std::string> Draft(pqxx::transaction_base& tx, const std::vector<
   }
   for (const Draftee& d : draftees) {
     const Table& table = *d.table;
-    StrAppend(&out, "  ", d.name, ":\n    table: ", Yaml(TableText(table)), "\n");
+    StrAppend(&out, "  ", d.name, ":\n    table: ", AsYaml(TableText(table)), "\n");
     if (const Column* tenant = Named(table, {"tenant_id", "tenant"}, IsTenantType)) {
       StrAppend(&out, "    tenant: ", d.field_of.at(tenant->name), "\n");
     } else if (const Column* guess = Named(table, {"organization_id", "organisation_id", "org_id", "workspace_id", "company_id", "account_id"}, IsTenantType)) {
@@ -218,7 +218,7 @@ absl::StatusOr<std::string> Draft(pqxx::transaction_base& tx, const std::vector<
       const bool hidden = std::find(d.hidden.begin(), d.hidden.end(), column.name) != d.hidden.end();
       if (!renamed && !hidden) continue;
       std::vector<std::string> settings;
-      if (renamed) settings.push_back(StrCat("column: ", Yaml(column.name)));
+      if (renamed) settings.push_back(StrCat("column: ", AsYaml(column.name)));
       if (hidden) settings.push_back("hidden: true");
       fields.push_back(StrCat("      ", d.field_of.at(column.name), ": {", absl::StrJoin(settings, ", "), "}\n"));
     }
