@@ -15,6 +15,9 @@
 namespace mainstay::postgres {
 class Pool;
 }
+namespace mainstay::jobs {
+class Handoff;
+}
 
 namespace mainstay::webhooks {
 
@@ -24,6 +27,7 @@ struct ProcessingDependencies {
   postgres::Pool& pool;                       // of the process that runs the jobs
   std::function<catalog::ModelPtr()> model;   // the catalog of now; null while none is published
   ProviderClient& providers;
+  jobs::Handoff* handoff = nullptr;           // for jobs that routes enqueue; null: the dispatcher finds them
 };
 
 // Registers the kinds of this library. The dependencies outlive the registry.
