@@ -167,7 +167,7 @@ absl::StatusOr<CsvReader::End> CsvReader::Parse(Record* record, bool single_line
         return Refuse("file.cell_too_large", StrCat("the record on line ", line_, " is longer than ", limits_.record_bytes, " bytes"));
       if (stop == buffer_.size()) continue;
       if (quote != 0 && buffer_[stop] == quote) {
-        AddIssue(record, "row.stray_quote", column, "a quote inside a cell that does not start with one");
+        // In a cell that does not start with one a quote is just a character (5" pipe): nobody reads it otherwise.
         cell->text += quote;
         ++i;
         continue;
@@ -203,7 +203,7 @@ absl::StatusOr<bool> CsvReader::NextLineFits(size_t from) {
     if (stop == std::string::npos || stop > limit) return false;
     CsvReader reader(std::make_unique<MemorySource>(std::string_view(buffer_).substr(from, stop - from)), dialect_, limits_);
     ASSIGN_OR_RETURN(const bool some, reader.Next(&probe));
-    return some && probe.issues.empty() && static_cast<int>(probe.cells.size()) == width_;
+    return some && probe.issues.empty() && (static_cast<int>(probe.cells.size()) == width_ || static_cast<int>(probe.cells.size()) == widest_);
   }();
   start_ = start;
   end_ = end;
@@ -222,8 +222,11 @@ void CsvReader::Check(Record* record, std::string_view raw) {
     if (record->issues.empty()) AddIssue(record, "row.invalid_encoding", -1, "the record has bytes that are no character in the file's encoding");
   }
   if (width_ < 0) return;
-  while (static_cast<int>(record->cells.size()) > width_ && record->cells.back().text.empty()) record->cells.pop_back();
   const int cells = static_cast<int>(record->cells.size());
+  if (cells > width_ && cells <= widest_) {
+    while (static_cast<int>(record->cells.size()) > width_ && record->cells.back().text.empty()) record->cells.pop_back();
+    if (static_cast<int>(record->cells.size()) == width_) return;
+  }
   if (cells > width_) {
     AddIssue(record, "row.too_many_cells", -1, StrCat(cells, " cells where the header has ", width_));
   } else if (cells < width_) {
@@ -236,7 +239,7 @@ absl::StatusOr<bool> CsvReader::Next(Record* record) {
     ASSIGN_OR_RETURN(End end, Parse(record, false));
     if (end == End::kFile) return false;
     bool slipped = end == End::kUnclosed;
-    if (!slipped && first_newline_ > 0 && width_ > 0 && static_cast<int>(record->cells.size()) != width_) {
+    if (!slipped && first_newline_ > 0 && width_ > 0 && static_cast<int>(record->cells.size()) != width_ && static_cast<int>(record->cells.size()) != widest_) {
       ASSIGN_OR_RETURN(slipped, NextLineFits(first_newline_));
     }
     if (slipped) {

@@ -24,8 +24,12 @@ class CsvReader : public RecordSource {
  public:
   CsvReader(std::unique_ptr<ByteSource> source, Dialect dialect, Limits limits = {});
   absl::StatusOr<bool> Next(Record* record) override;
-  // From now on records with another number of cells have the issue row.too_few_cells or row.too_many_cells (empty cells at the right edge do not count).
-  void ExpectWidth(int width) { width_ = width; }
+  // From now on records with another number of cells have the issue row.too_few_cells or row.too_many_cells. Up to `widest` cells are fine when those behind
+  // `width` are empty: files with a delimiter at the end of each line.
+  void ExpectWidth(int width, int widest = 0) {
+    width_ = width;
+    widest_ = widest;
+  }
   int64_t blank_records() const { return blank_; }  // skipped so far
 
  private:
@@ -39,7 +43,7 @@ class CsvReader : public RecordSource {
   std::unique_ptr<ByteSource> source_;
   const Dialect dialect_;
   const Limits limits_;
-  int width_ = -1;
+  int width_ = -1, widest_ = 0;
   std::string buffer_;
   size_t start_ = 0;       // of the record being read
   size_t end_ = 0;         // behind it, once parsed

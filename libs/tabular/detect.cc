@@ -99,6 +99,15 @@ double Score(const std::vector<Record>& records) {
   return split * (same - 0.5 * static_cast<double>(faults) / count) + (width > 1 ? 0.15 * typed_share : 0);
 }
 
+// Whether cells are really quoted in this dialect, not just apostrophes in words.
+bool Quotes(const std::vector<Record>& records) {
+  int64_t quoted = 0;
+  for (const Record& record : records)
+    for (const Cell& cell : record.cells)
+      if (cell.quoted) ++quoted;
+  return quoted * 4 >= static_cast<int64_t>(records.size());
+}
+
 Dialect DetectDialect(std::string_view text, bool complete, const Limits& limits) {
   Dialect best;
   double best_score = -1;
@@ -111,7 +120,9 @@ Dialect DetectDialect(std::string_view text, bool complete, const Limits& limits
       for (const char delimiter : {',', ';', '\t', '|', '^', '\x1f'}) {
         if (head.find(delimiter) == std::string_view::npos) continue;
         const Dialect dialect{delimiter, quote, backslash};
-        const double score = Score(ReadSample(head, all, dialect, limits, nullptr));
+        const std::vector<Record> records = ReadSample(head, all, dialect, limits, nullptr);
+        if (quote != '"' && !Quotes(records)) continue;
+        const double score = Score(records);
         // RFC 4180 comes first and wins ties; what departs from it must be clearly better.
         if (score > best_score + (quote == '"' && !backslash ? 1e-9 : 0.02)) {
           best_score = score;
@@ -253,9 +264,11 @@ absl::StatusOr<Detection> Detect(std::string_view sample, bool complete, const D
   }
   // Preamble: remarks, and titles in front of a wider table.
   size_t first = 0;
+  // The width that more than half of the records from there on have; 0: none.
   const auto later_width = [&](size_t from) {
-    std::vector<Record> below(records.begin() + static_cast<std::ptrdiff_t>(from), records.end());
-    return ModalWidth(below).first;
+    const std::vector<Record> below(records.begin() + static_cast<std::ptrdiff_t>(from), records.end());
+    const auto [common, count] = ModalWidth(below);
+    return count * 2 > static_cast<int>(below.size()) ? common : 0;
   };
   while (first + 1 < records.size() && static_cast<int>(first) < options.max_preamble) {
     const Record& record = records[first];
@@ -277,10 +290,11 @@ absl::StatusOr<Detection> Detect(std::string_view sample, bool complete, const D
   while (width > 1 && empty_column(width - 1)) --width;
   out.header = DetectHeader(records, first, width, options);
   if (out.header == Detection::Header::kAbsent) {
-    out.width = std::max(width, ModalWidth(records).first);
+    out.width = out.widest = std::max(width, ModalWidth(records).first);
     return out;
   }
   out.width = width;
+  out.widest = std::max(static_cast<int>(records[first].cells.size()), later_width(first));
   out.header_line = records[first].line + (out.separator_line ? 1 : 0);
   std::map<std::string, int> seen;
   for (int c = 0; c < width; ++c) {
@@ -350,7 +364,7 @@ absl::StatusOr<std::unique_ptr<RecordSource>> OpenRecords(std::unique_ptr<ByteSo
     ASSIGN_OR_RETURN(const bool more, reader->Next(&skipped));
     if (!more) break;
   }
-  reader->ExpectWidth(detection.width);
+  reader->ExpectWidth(detection.width, detection.widest);
   return std::unique_ptr<RecordSource>(new DataRecords(std::move(reader), detection.separator_line ? 1 : 0));
 }
 

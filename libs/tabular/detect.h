@@ -29,6 +29,7 @@ struct Detection {
   Header header = Header::kUnknown;
   int64_t header_line = 0;
   int width = 0;                     // columns, blank ones at the right edge dropped
+  int widest = 0;                    // cells of a record, those blank ones included
   std::vector<std::string> columns;  // trimmed, NFC, inner blanks folded; "column_7" where blank. Empty without a header
   std::vector<std::string> raw_columns;  // as they stand in the file
   std::vector<std::string> warnings; // codes
