@@ -2,7 +2,8 @@
 // The two ends of every RPC: what a server checks before a handler runs, and what a client sends along.
 //
 // Server:  grpc::Status GetJob(grpc::ServerContext* context, const GetJobRequest* request, Job* response) override {
-//            return guard_.Handle(*context, "mainstay.jobs.v1.JobsService/GetJob", [&](const CallContext& call) -> absl::Status { … });
+//            return guard_.Handle(*context, "mainstay.jobs.v1.JobsService/GetJob", [&](const CallContext& call) ->
+//            absl::Status { … });
 //          }
 // Client:  grpc::ClientContext context;
 //          PrepareCall(context, call, signer, "integrations");
@@ -30,7 +31,8 @@ class Channel;
 
 namespace mainstay::rpc {
 
-// The problem travels as google.rpc.Status details (ErrorInfo reason = slug, BadRequest field violations, RetryInfo) and comes back as the same problem.
+// The problem travels as google.rpc.Status details (ErrorInfo reason = slug, BadRequest field violations, RetryInfo)
+// and comes back as the same problem.
 grpc::Status ToGrpc(const absl::Status& status);
 absl::Status FromGrpc(const grpc::Status& status);
 
@@ -41,10 +43,12 @@ class Guard {
   Guard(std::string service, Verifier verifier, HasScope has_scope);
   ~Guard();
 
-  // Verifies the principal, the method's declared scope (proto option) and the deadline (none sent: 30 s), and reads traceparent and request id from the metadata.
+  // Verifies the principal, the method's declared scope (proto option) and the deadline (none sent: 30 s), and reads
+  // traceparent and request id from the metadata.
   absl::StatusOr<CallContext> Admit(const grpc::ServerContextBase& context, std::string_view method) const;
   // Admit, then `body`; exceptions become Internal. One access log line and the method's metrics.
-  grpc::Status Handle(const grpc::ServerContextBase& context, std::string_view method, absl::FunctionRef<absl::Status(const CallContext&)> body) const;
+  grpc::Status Handle(const grpc::ServerContextBase& context, std::string_view method,
+                      absl::FunctionRef<absl::Status(const CallContext&)> body) const;
 
  private:
   struct Impl;

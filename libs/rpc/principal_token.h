@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The signed principal that travels between services in the metadata key "mainstay-principal".
 //
-// "v1.<base64url payload>.<base64url Ed25519 signature>"; payload = JSON {iss, aud, exp, tenant, sub, roles}. Lives at most 60 s. Every service holds the public keys of those it trusts; the
-// gateway signs for callers from outside, a service signs for the principal of the job it runs. Never kept on the connection: gRPC's AuthContext is shared by all calls of a channel.
+// "v1.<base64url payload>.<base64url Ed25519 signature>"; payload = JSON {iss, aud, exp, tenant, sub, roles}. Lives at
+// most 60 s. Every service holds the public keys of those it trusts; the gateway signs for callers from outside, a
+// service signs for the principal of the job it runs. Never kept on the connection: gRPC's AuthContext is shared by all
+// calls of a channel.
 #pragma once
 
 #include <map>
@@ -22,7 +24,8 @@ class Signer {
   Signer(std::string issuer, std::string private_key, Clock& clock);
   Signer(Signer&&) noexcept;
   ~Signer();
-  // A token for `principal`, valid for `audience` (a service's name). Reused while at least half its life is left; thread-safe.
+  // A token for `principal`, valid for `audience` (a service's name). Reused while at least half its life is left;
+  // thread-safe.
   std::string Sign(const Principal& principal, std::string_view audience);
 
  private:
