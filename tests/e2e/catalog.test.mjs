@@ -51,7 +51,7 @@ roles:
 describe('another domain', () => {
   it('is served from other tables, by a catalog made at run time, with nothing rebuilt', async () => {
     await suite.sql(`CREATE SCHEMA library;
-      CREATE TABLE library.books (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), house text NOT NULL, isbn text NOT NULL, title varchar(200) NOT NULL, pages integer CHECK (pages > 0), tags text[] NOT NULL DEFAULT '{}', UNIQUE (house, isbn));
+      CREATE TABLE library.books (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), house text NOT NULL, isbn varchar(13) NOT NULL, title varchar(200) NOT NULL, pages integer CHECK (pages > 0), tags text[] NOT NULL DEFAULT '{}', UNIQUE (house, isbn));
       CREATE TABLE library.loans (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, house text NOT NULL, book_id uuid NOT NULL REFERENCES library.books, reader text NOT NULL, due date NOT NULL);`);
     const catalog = demoWith('library.yaml', library);
     const check = await suite.cli(['check', catalog, ...payments()]);

@@ -49,12 +49,12 @@ describe('records', () => {
   });
 
   it('walks a filtered list by cursor and sees what SQL sees', async () => {
-    const wanted = (await suite.sql("SELECT id FROM shop.orders WHERE tenant_id = 'acme' AND status = 'cancelled' AND total >= 2000 ORDER BY created_at DESC, id DESC")).map(([id]) => id);
+    const wanted = (await suite.sql("SELECT id FROM shop.orders WHERE tenant_id = 'acme' AND status = 'cancelled' AND created_at >= '2025-06-01' ORDER BY created_at DESC, id DESC")).map(([id]) => id);
     const seen = [];
     let cursor = '';
     let pages = 0;
     do {
-      const page = await suite.ok(200, 'GET', `/v1/orders?filter[status]=cancelled&filter[total][gte]=2000&sort=-created_at,-id&limit=100&fields=id,status${cursor}`);
+      const page = await suite.ok(200, 'GET', `/v1/orders?filter[status]=cancelled&filter[created_at][gte]=2025-06-01T00:00:00Z&sort=-created_at,-id&limit=100&fields=id,status${cursor}`);
       seen.push(...page.data.map((order) => order.id));
       assert.ok(page.data.every((order) => order.status === 'cancelled' && Object.keys(order).length === 2));
       assert.equal(page.page.limit, 100);
@@ -76,7 +76,7 @@ describe('records', () => {
     const foreign = await suite.value("SELECT id FROM shop.customers WHERE tenant_id = 'acme' LIMIT 1");
     const answer = await suite.api('POST', '/v1/orders', { key: 'globex', body: { customer_id: foreign, number: `X-${unique()}` } });
     assertProblem(answer, 422, 'validation-failed');
-    assert.equal(await suite.value(`SELECT note FROM shop.orders WHERE id = ${order.id}`), undefined === order.note ? '' : (order.note ?? ''));
+    assert.equal(await suite.value(`SELECT version FROM shop.orders WHERE id = ${order.id}`), '1');
   });
 
   it('never shows a hidden field', async () => {
