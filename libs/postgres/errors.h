@@ -15,6 +15,7 @@ namespace mainstay::postgres {
 
 struct SqlError {
   std::string sqlstate, message, detail, schema, table, column, constraint;
+  bool outcome_unknown = false;
 };
 
 // The problem of the table in the API conventions (23505 → unique-violation, 57014 → query-timeout, 08* → database-unavailable …), with SqlError attached.
@@ -25,5 +26,9 @@ absl::Status StatusFromCurrentException();
 std::optional<SqlError> GetSqlError(const absl::Status& status);
 // Expected failures that another try may cure: serialization, deadlock, lost connection, read-only. Retry policy, log level and alerts ask this one predicate.
 bool IsTransient(const absl::Status& status);
+// The connection broke during COMMIT: it may or may not have happened. Whoever tries again must be idempotent or look first.
+bool IsOutcomeUnknown(const absl::Status& status);
+// PostgreSQL refuses text with a NUL byte and the client library would cut there silently: check values of users before binding them.
+absl::Status CheckText(std::string_view value);
 
 }  // namespace mainstay::postgres

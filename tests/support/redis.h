@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// Real Redis for tests: one server per test process, started at first use, or the one named by MAINSTAY_TEST_REDIS (redis://host:port/db). Goes with the process.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace mainstay::testing {
+
+class Guard;
+
+class Redis {
+ public:
+  static Redis& Shared();
+  static std::unique_ptr<Redis> StartOwn();  // for tests that stop or kill it
+  ~Redis();
+  const std::string& url() const { return url_; }
+  // Empties it. On a server given from outside only the named database.
+  void Flush();
+  // Own servers only. Kill is SIGKILL; Start brings it back on the same port with what its append-only file held.
+  void Kill();
+  void Stop();
+  void Start();
+  // A command, its reply as text: for arranging and asserting.
+  std::string Command(const std::vector<std::string>& command);
+
+ private:
+  Redis() = default;
+  void End(const std::string& signal);
+  std::string url_, directory_;
+  int port_ = 0;
+  std::unique_ptr<Guard> guard_;
+};
+
+// A prefix for keys that no other test uses.
+std::string UniquePrefix();
+
+}  // namespace mainstay::testing
