@@ -56,7 +56,8 @@ void BlockEndSignals() {
   signal(SIGPIPE, SIG_IGN);
 }
 
-// "127.0.0.1:9090" → address and port.
+}  // namespace
+
 absl::StatusOr<std::pair<std::string, int>> SplitHostPort(std::string_view text) {
   const size_t colon = text.rfind(':');
   int port = 0;
@@ -67,7 +68,11 @@ absl::StatusOr<std::pair<std::string, int>> SplitHostPort(std::string_view text)
   return std::make_pair(std::string(text.substr(0, colon)), port);
 }
 
-}  // namespace
+std::string InstanceName() {
+  char host[256] = "";
+  gethostname(host, sizeof host - 1);
+  return StrCat(host, ":", getpid());
+}
 
 void ServiceOptions::Declare(ConfigReader& reader) {
   reader.String("listen", &listen, "gRPC: host:port or unix:/path");

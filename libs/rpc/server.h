@@ -8,6 +8,8 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -38,6 +40,11 @@ struct ServiceOptions {
   absl::StatusOr<Signer> MakeSigner() const;
   absl::StatusOr<Verifier> MakeVerifier() const;
 };
+
+// "127.0.0.1:9090" → host and port.
+absl::StatusOr<std::pair<std::string, int>> SplitHostPort(std::string_view text);
+// "host:pid": this process, for rows and logs.
+std::string InstanceName();
 
 struct Dependency {
   std::string name;                      // "postgresql"

@@ -33,7 +33,7 @@ http::Response ProblemPage(const http::Request& request) {
 }  // namespace
 
 Gateway::Gateway(ModelSource model, records::HttpApi& records, SuiteApi& suite, Hooks& hooks,
-                 std::vector<DependencyState> dependencies)
+                 std::vector<rpc::Dependency> dependencies)
     : model_(std::move(model)),
       records_(records),
       suite_(suite),
@@ -106,7 +106,7 @@ http::Response Gateway::Readiness() const {
       .String(model_()->hash)
       .Key("dependencies")
       .BeginObject();
-  for (const DependencyState& dependency : dependencies_)
+  for (const rpc::Dependency& dependency : dependencies_)
     json.Key(dependency.name).String(dependency.health().ok() ? "ok" : "degraded");
   json.EndObject().EndObject();
   return http::Response::Json(draining_ ? 503 : 200, std::move(body));

@@ -22,23 +22,18 @@
 #include "libs/http/server.h"
 #include "libs/postgres/async.h"
 #include "libs/records/http.h"
+#include "libs/rpc/server.h"
 #include "services/gateway/authenticator.h"
 #include "services/gateway/hooks.h"
 #include "services/gateway/suite_api.h"
 
 namespace mainstay::gateway {
 
-// What readiness tells of a dependency.
-struct DependencyState {
-  std::string name;
-  std::function<absl::Status()> health;  // thread-safe
-};
-
 class Gateway {
  public:
   using ModelSource = std::function<catalog::ModelPtr()>;
   Gateway(ModelSource model, records::HttpApi& records, SuiteApi& suite, Hooks& hooks,
-          std::vector<DependencyState> dependencies);
+          std::vector<rpc::Dependency> dependencies);
 
   // Once per loop, before it serves.
   void AddLoop(boost::asio::io_context& loop, postgres::AsyncPostgres& postgres);
@@ -58,7 +53,7 @@ class Gateway {
   records::HttpApi& records_;
   SuiteApi& suite_;
   Hooks& hooks_;
-  const std::vector<DependencyState> dependencies_;
+  const std::vector<rpc::Dependency> dependencies_;
   std::vector<Loop> loops_;
   std::atomic<bool> draining_{false};
 };
