@@ -139,7 +139,7 @@ struct OpenWork {
 };
 constexpr OpenWork kOpenWork[] = {
     {"mainstay.jobs", "queue", "true", "queue", "queue", "open jobs"},
-    {"mainstay.webhook_events", "source", "state IN ('received', 'processing')", "source,state", "source", "webhook events still to be processed"},
+    {"mainstay.webhook_events", "source", "state = 'received'", "source,state", "source", "webhook events still to be processed"},
     {"mainstay.imports", "resource", "state NOT IN ('succeeded', 'failed', 'cancelled')", "resource,state", "resource", "running imports"},
     {"mainstay.exports", "resource", "state NOT IN ('succeeded', 'failed', 'cancelled', 'expired')", "resource,state", "resource", "running exports"},
 };

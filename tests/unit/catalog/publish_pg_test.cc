@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+// Publishing: immutable by hash, rights granted and taken back, nothing removed that open work names, all or nothing.
+#include "libs/catalog/publish.h"
+
+#include "tests/unit/catalog/world.h"
+
+namespace mainstay::catalog {
+namespace {
+
+using testing::IsOk;
+using testing::Sql;
+using testing::SqlValue;
+using testing::StatusIs;
+
+bool May(const std::string& url, const std::string& role, const std::string& right, const std::string& table) {
+  return SqlValue(url, "SELECT has_table_privilege('" + role + "', '" + table + "', '" + right + "')") == "t";
+}
+
+constexpr char kOrders[] = "resources:\n  orders: {table: shop.orders, tenant: tenant_id}\n";
+
+TEST_CASE("publish stores by hash, activates, and is the same the second time") {
+  const std::string url = ShopDatabase(true);
+  {
+    pqxx::connection connection(url);
+    pqxx::work tx(connection);
+    CHECK_THAT(ActiveHash(tx), StatusIs(absl::StatusCode::kNotFound, "mainstay publish"));
+    CHECK_THAT(LoadActive(tx), StatusIs(absl::StatusCode::kNotFound));
+  }
+  absl::StatusOr<Published> first = Publish(url, DemoFiles(), kDemoVariables, "ada");
+  REQUIRE_THAT(first, IsOk());
+  CHECK(first->changed);
+  absl::StatusOr<Published> again = Publish(url, DemoFiles(), kDemoVariables, "ada");
+  REQUIRE_THAT(again, IsOk());
+  CHECK_FALSE(again->changed);
+  CHECK(again->hash == first->hash);
+  absl::StatusOr<Published> second = Publish(url, OneFile(kOrders), {}, "bob");
+  REQUIRE_THAT(second, IsOk());
+  CHECK(SqlValue(url, "SELECT hash || ' ' || activated_by FROM mainstay.catalog_active") == second->hash + " bob");
+  CHECK(SqlValue(url, "SELECT count(*) FROM mainstay.catalogs") == "2");
+  CHECK(SqlValue(url, "SELECT previous FROM mainstay.catalog_history ORDER BY position DESC LIMIT 1") == first->hash);
+  REQUIRE_THAT(Publish(url, DemoFiles(), kDemoVariables, "ada"), IsOk());
+  CHECK(SqlValue(url, "SELECT count(*) FROM mainstay.catalogs") == "2");
+  CHECK(SqlValue(url, "SELECT count(*) FROM mainstay.catalog_history") == "3");
+
+  pqxx::connection connection(testing::Postgres::As(url, "mainstay_gateway"));
+  pqxx::work tx(connection);
+  absl::StatusOr<Built> built = LoadActive(tx);
+  REQUIRE_THAT(built, IsOk());
+  CHECK(built->mistakes.empty());
+  CHECK(built->model->hash == first->hash);
+  CHECK(built->model->providers.at("payments").base_url == "http://127.0.0.1:9000");
+}
+
+TEST_CASE("the services get what the catalog needs on the user's tables, and lose it with it") {
+  const std::string url = ShopDatabase(true);
+  Sql(url, "CREATE TABLE shop.old (id serial PRIMARY KEY); CREATE TABLE shop.log (id serial PRIMARY KEY)");
+  REQUIRE_THAT(Publish(url, OneFile(std::string(kOrders) + "  olds: {table: shop.old, shared: write}\n  logs: {table: shop.log, shared: read}\n"), {}, "ada"), IsOk());
+  for (const char* role : {"mainstay_gateway", "mainstay_worker"}) {
+    for (const char* right : {"SELECT", "INSERT", "UPDATE", "DELETE"}) {
+      CHECK(May(url, role, right, "shop.orders"));
+      CHECK(May(url, role, right, "shop.old"));
+    }
+    CHECK(May(url, role, "SELECT", "shop.log"));
+    CHECK_FALSE(May(url, role, "INSERT", "shop.log"));
+    CHECK_FALSE(May(url, role, "TRUNCATE", "shop.orders"));
+    CHECK_FALSE(May(url, role, "SELECT", "shop.customers"));
+    CHECK(SqlValue(url, "SELECT has_sequence_privilege('" + std::string(role) + "', 'shop.old_id_seq', 'USAGE')") == "t");
+    CHECK(SqlValue(url, "SELECT has_sequence_privilege('" + std::string(role) + "', 'shop.log_id_seq', 'USAGE')") == "f");
+  }
+  for (const char* role : {"mainstay_webhooks", "mainstay_integrations"}) CHECK_FALSE(May(url, role, "SELECT", "shop.orders"));
+  Sql(testing::Postgres::As(url, "mainstay_gateway"), "INSERT INTO shop.old DEFAULT VALUES; SELECT * FROM shop.orders");
+
+  REQUIRE_THAT(Publish(url, OneFile("resources:\n  orders: {table: shop.orders, tenant: tenant_id, read_only: true}\n"), {}, "ada"), IsOk());
+  CHECK(May(url, "mainstay_gateway", "SELECT", "shop.orders"));
+  CHECK_FALSE(May(url, "mainstay_gateway", "UPDATE", "shop.orders"));
+  CHECK_FALSE(May(url, "mainstay_worker", "SELECT", "shop.old"));
+}
+
+TEST_CASE("a bad catalog changes nothing") {
+  const std::string url = ShopDatabase(true);
+  absl::StatusOr<Published> good = Publish(url, OneFile(kOrders), {}, "ada");
+  REQUIRE_THAT(good, IsOk());
+  CHECK_THAT(Publish(url, OneFile(std::string(kOrders) + "  things: {table: shop.things, shared: write}\n"), {}, "ada"),
+             StatusIs(absl::StatusCode::kInvalidArgument, "c.yaml:3:19: resources.things.table: the database has no table shop.things"));
+  CHECK(SqlValue(url, "SELECT hash FROM mainstay.catalog_active") == good->hash);
+  CHECK(SqlValue(url, "SELECT count(*) FROM mainstay.catalogs") == "1");
+}
+
+TEST_CASE("mistakes of grammar and of reference come together") {
+  const std::string url = ShopDatabase();
+  CHECK(Mistakes(url, "resources:\n  orders:\n    table: shop.orders\n    tenant: tenant_id\n    ofset: true\n    version: vresion\n") ==
+        std::vector<std::string>{"c.yaml:5:5: resources.orders.ofset: the key \"ofset\" is not known here; did you mean \"offset\"?",
+                                 "c.yaml:6:14: resources.orders.version: the table shop.orders has no column \"vresion\"; did you mean \"version\"?"});
+}
+
+TEST_CASE("a queue that open jobs name can't be removed yet") {
+  const std::string url = ShopDatabase(true);
+  REQUIRE_THAT(Publish(url, OneFile("queues: {mail: {}, other: {}}\n"), {}, "ada"), IsOk());
+  Sql(url, "INSERT INTO mainstay.job_queues (name) VALUES ('mail') ON CONFLICT DO NOTHING; SELECT mainstay.enqueue('test.kind', '{}', 'acme', 'mail')");
+  CHECK_THAT(Publish(url, OneFile("queues: {}\n"), {}, "ada"),
+             StatusIs(absl::StatusCode::kFailedPrecondition, "the queue mail can't be removed yet: 1 open jobs name it; let them finish or cancel them, then publish again"));
+  REQUIRE_THAT(Publish(url, OneFile("queues: {mail: {}}\n"), {}, "ada"), IsOk());
+  Sql(url, "DELETE FROM mainstay.jobs");
+  REQUIRE_THAT(Publish(url, OneFile("queues: {}\n"), {}, "ada"), IsOk());
+}
+
+TEST_CASE("without migrations the sentence says what to run; a stranger can't grant") {
+  CHECK_THAT(Publish(ShopDatabase(false), OneFile(kOrders), {}, "ada"), StatusIs(absl::StatusCode::kFailedPrecondition, "mainstay migrate"));
+  const std::string url = ShopDatabase(true);
+  Sql(url, "DROP ROLE IF EXISTS catalog_stranger; CREATE ROLE catalog_stranger LOGIN; GRANT USAGE ON SCHEMA mainstay, shop TO catalog_stranger; GRANT ALL ON ALL TABLES IN SCHEMA mainstay TO "
+           "catalog_stranger; GRANT SELECT ON ALL TABLES IN SCHEMA shop TO catalog_stranger; GRANT USAGE ON SCHEMA shop TO mainstay_gateway, mainstay_worker");
+  absl::StatusOr<Published> published = Publish(testing::Postgres::As(url, "catalog_stranger"), OneFile(kOrders), {}, "eve");
+  CHECK_FALSE(published.ok());
+  CHECK(SqlValue(url, "SELECT count(*) FROM mainstay.catalogs") == "0");
+  Sql(url, "DROP OWNED BY catalog_stranger; DROP ROLE catalog_stranger");
+}
+
+TEST_CASE("a stored catalog that was tampered with is not served") {
+  const std::string url = ShopDatabase(true);
+  REQUIRE_THAT(Publish(url, OneFile(kOrders), {}, "ada"), IsOk());
+  Sql(url, "UPDATE mainstay.catalogs SET files = replace(files::text, 'tenant: tenant_id', 'shared: write')::jsonb");
+  pqxx::connection connection(url);
+  pqxx::work tx(connection);
+  CHECK_THAT(LoadActive(tx), StatusIs(absl::StatusCode::kDataLoss, "was changed"));
+}
+
+}  // namespace
+}  // namespace mainstay::catalog
