@@ -74,7 +74,7 @@ std::string PublicName(std::string_view column) {
 
 std::string Nearest(std::string_view name, const std::vector<std::string>& candidates) {
   std::string best;
-  size_t best_distance = std::max<size_t>(1, name.size() / 3) + 1;
+  size_t best_distance = std::max<size_t>(1, (name.size() + 1) / 3) + 1;
   if (name.size() > 100) return "";
   for (const std::string& candidate : candidates) {
     if (candidate.size() > 100) continue;

@@ -948,7 +948,11 @@ std::string Mistake::ToString() const {
   std::string out;
   if (!file.empty()) out = line > 0 ? StrCat(file, ":", line, ":", column, ": ") : StrCat(file, ": ");
   if (!path.empty()) StrAppend(&out, path, ": ");
-  return StrCat(out, message);
+  out += message;
+  // A mistake is one line, whatever it quotes.
+  for (char& c : out)
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7F) c = ' ';
+  return out;
 }
 
 absl::Status MistakesToStatus(std::vector<Mistake> mistakes) {

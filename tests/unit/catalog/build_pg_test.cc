@@ -158,27 +158,27 @@ TEST_CASE("routes are checked against provider, role, fields, keys and enum valu
   CHECK(wrong("{resource: payment, map: " + map + "}") == Lines{"c.yaml:14:27: sources.pay.routes[0].apply[0].resource: there is no resource \"payment\"; did you mean \"payments\"?"});
   CHECK(wrong("{resource: payments, map: " + map + "}", "{actions: [read, update]}") == Lines{"c.yaml:14:16: sources.pay.routes[0].apply[0].mode: the role source:pay lacks the action create on payments"});
   CHECK(wrong("{resource: payments, mode: update, map: {id: 'json:id', status: 'json:s'}}", "{actions: [read, update], write: [amount]}") ==
-        Lines{"c.yaml:14:73: sources.pay.routes[0].apply[0].map.status: the role source:pay may not write the field \"status\" of payments"});
+        Lines{"c.yaml:14:72: sources.pay.routes[0].apply[0].map.status: the role source:pay may not write the field \"status\" of payments"});
   CHECK(wrong("{resource: payments, key: [order_id], map: " + map + "}") == Lines{"c.yaml:14:42: sources.pay.routes[0].apply[0].key: does not identify a row of payments; its keys are [id]"});
   CHECK(wrong("{resource: payments, mode: update, map: {id: 'json:id', status: 'const:done'}}").size() == 1);
-  CHECK(wrong("{resource: payments, mode: update, map: {id: 'json:id', version: 'json:v'}}") == Lines{"c.yaml:14:73: sources.pay.routes[0].apply[0].map.version: the field \"version\" is read-only"});
+  CHECK(wrong("{resource: payments, mode: update, map: {id: 'json:id', version: 'json:v'}}") == Lines{"c.yaml:14:72: sources.pay.routes[0].apply[0].map.version: the field \"version\" is read-only"});
   CHECK(wrong("{resource: payments, mode: update, map: {id: 'json:id', tenant_id: 'json:v'}}") ==
-        Lines{"c.yaml:14:73: sources.pay.routes[0].apply[0].map.tenant_id: the tenant comes from the source (`tenant` or `tenant_from`), not from a mapping"});
+        Lines{"c.yaml:14:72: sources.pay.routes[0].apply[0].map.tenant_id: the tenant comes from the source (`tenant` or `tenant_from`), not from a mapping"});
   CHECK(wrong("{resource: payments, mode: update, stale: amount, map: {id: 'json:id', status: 'json:s'}}").size() == 1);
   CHECK(wrong("{resource: payments, mode: update, map: {id: 'json:id', status: 'json:s'}, transitions: {field: status, allowed: {pending: [done]}}}").size() == 1);
 
-  absl::StatusOr<Checked> demo = Check(url, DemoFiles(), kDemoVariables);
-  REQUIRE_THAT(demo, IsOk());
-  std::vector<File> files = DemoFiles();
-  for (File& file : files) {
-    for (auto [from, to] : {std::pair("operation: get_payment", "operation: get_paymnt"), std::pair("params: {id: 'event:entity'}", "params: {idd: 'event:entity'}")}) {
-      std::vector<File> changed = files;
-      for (File& f : changed)
-        if (size_t at = f.text.find(from); at != std::string::npos) f.text.replace(at, std::string(from).size(), to);
-      CHECK_FALSE(Check(url, changed, kDemoVariables).ok());
-    }
-    (void)file;
-  }
+  auto changed = [&](const std::string& from, const std::string& to) {
+    std::vector<File> files = DemoFiles();
+    for (File& file : files)
+      if (size_t at = file.text.find(from); at != std::string::npos) file.text.replace(at, from.size(), to);
+    absl::StatusOr<Checked> checked = Check(url, files, kDemoVariables);
+    return std::string(checked.status().message());
+  };
+  CHECK_THAT(changed("operation: get_payment", "operation: get_paymnt"), Catch::EndsWith("the provider payments has no operation \"get_paymnt\"; did you mean \"get_payment\"?"));
+  CHECK_THAT(changed("provider: payments", "provider: paymants"), Catch::EndsWith("there is no provider \"paymants\"; did you mean \"payments\"?"));
+  const std::string params = changed("params: {id: 'event:entity'}", "params: {idd: 'event:entity'}");
+  CHECK_THAT(params, Catch::Contains("the operation get_payment needs the parameter \"id\""));
+  CHECK_THAT(params, Catch::Contains("the operation get_payment has no parameter \"idd\"; did you mean \"id\"?"));
 }
 
 TEST_CASE("imports and exports are checked against their resource") {
@@ -326,10 +326,10 @@ CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY, first i
 CREATE TABLE c (id int PRIMARY KEY, "userId" int, user_id int);)sql");
   auto relation = [&](const std::string& text) { return Mistakes(url, "resources:\n  as: {table: a, shared: read}\n  bs: {table: b, shared: read, relations: {x: " + text + "}}\n"); };
   CHECK(relation("{to: as, by: first}").empty());
-  CHECK(relation("{to: as}") == Lines{"c.yaml:3:45: resources.bs.relations.x: public.b has 2 foreign keys to public.a; say which is meant: `by: [first]` or `by: [second]`"});
-  CHECK(relation("{to: as, by: t}") == Lines{"c.yaml:3:61: resources.bs.relations.x.by: the column \"t\" is text, but \"id\" of public.a is integer"});
-  CHECK(relation("{to: as, by: [first, second]}") == Lines{"c.yaml:3:61: resources.bs.relations.x.by: 2 columns point at the 1 of public.a (id); give as many"});
-  CHECK(relation("{many: as}") == Lines{"c.yaml:3:45: resources.bs.relations.x: public.a has no foreign key to public.b; say which fields point there: `by: [FIELD, …]`"});
+  CHECK(relation("{to: as}") == Lines{"c.yaml:3:44: resources.bs.relations.x: public.b has 2 foreign keys to public.a; say which is meant: `by: [first]` or `by: [second]`"});
+  CHECK(relation("{to: as, by: t}") == Lines{"c.yaml:3:60: resources.bs.relations.x.by: the column \"t\" is text, but \"id\" of public.a is integer"});
+  CHECK(relation("{to: as, by: [first, second]}") == Lines{"c.yaml:3:60: resources.bs.relations.x.by: 2 columns point at the 1 of public.a (id); give as many"});
+  CHECK(relation("{many: as}") == Lines{"c.yaml:3:44: resources.bs.relations.x: public.a has no foreign key to public.b; say which fields point there: `by: [FIELD, …]`"});
   CHECK(Mistakes(url, "resources: {cs: {table: c, shared: read}}\n") ==
         Lines{"c.yaml:1:13: resources.cs.fields: the columns \"userId\" and \"user_id\" would both be the field \"user_id\"; give one another name: `other_name: {column: \"user_id\"}`"});
   CHECK(Mistakes(url, "resources: {cs: {table: c, shared: read, fields: {login: {column: userId}}}}\n").empty());
@@ -404,9 +404,12 @@ TEST_CASE("a list of the suite's own is a resource too") {
 
 TEST_CASE("a thousand tables load in a constant number of statements") {
   const std::string url = testing::NewDatabase();
-  Sql(url, R"sql(CREATE SCHEMA big; DO $$ BEGIN FOR i IN 1..1000 LOOP
-EXECUTE format('CREATE TABLE big.t%s (id bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY, tenant_id text NOT NULL, parent bigint %s, name varchar(100), status text, amount numeric(12,2), data jsonb, tags text[], created_at timestamptz NOT NULL DEFAULT now(), updated_at timestamptz, UNIQUE (tenant_id, name))', i, CASE WHEN i > 1 THEN 'REFERENCES big.t' || (i - 1) ELSE '' END);
-IF i % 100 = 0 THEN COMMIT; END IF; END LOOP; END $$)sql");
+  Sql(url, "CREATE SCHEMA big");
+  for (int from = 1; from <= 1000; from += 100)  // in parts: one transaction would need more locks than a server has by default
+    Sql(url, "DO $$ BEGIN FOR i IN " + std::to_string(from) + ".." + std::to_string(from + 99) + R"sql( LOOP EXECUTE format(
+      'CREATE TABLE big.t%s (id bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY, tenant_id text NOT NULL, parent bigint %s, name varchar(100), status text, amount numeric(12, 2),
+       data jsonb, tags text[], created_at timestamptz NOT NULL DEFAULT now(), updated_at timestamptz, UNIQUE (tenant_id, name))',
+      i, CASE WHEN i > 1 THEN 'REFERENCES big.t' || (i - 1) ELSE '' END); END LOOP; END $$)sql");
   std::string text = "roles: {staff: {}}\nresources:\n";
   for (int i = 1; i <= 1000; ++i) {
     const std::string n = std::to_string(i);

@@ -94,7 +94,7 @@ TEST_CASE("all mistakes of all files come at once, in the order of the files") {
 }
 
 TEST_CASE("what is no YAML is said with its place") {
-  CHECK(Wrong("roles: {a: [1, 2}\n") == Lines{"c.yaml:1:17: not valid YAML: end of sequence flow not found"});
+  CHECK(Wrong("roles: {a: [1, 2}\n") == Lines{"c.yaml:1:17: not valid YAML: illegal flow end"});
   CHECK(Wrong("roles:\n\t- x\n").size() == 1);
   CHECK(Wrong("roles: {a: \xff}\n") == Lines{"c.yaml:1:1: the file is not valid UTF-8"});
   CHECK(Wrong(std::string("roles: {a: {description: \"\0\"}}", 29)) == Lines{"c.yaml:1:1: the file contains a NUL character"});
