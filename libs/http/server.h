@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The HTTP/1.1 server of the suite: strict parsing, bounded everything, one coroutine per connection on the Asio loops.
 //
-// What Beast's parser lets through and RFC 9112 does not is refused here before routing (README.md lists it). A handler gets a Request whose body it reads at its
-// own pace (flow control reaches the client's socket) and returns a Response, whole or streamed. One request at a time per connection; pipelined ones wait in order.
+// What RFC 9112 does not allow is refused before routing (parser.h). A handler gets a Request whose body it reads at its own pace (flow control reaches the client's
+// socket) and returns a Response, whole or streamed. One request at a time per connection; pipelined ones wait in order.
+// A client that stalls is answered 408 or dropped by a sweep of its loop (every 100 ms), not by a timer of its own; running handlers are bounded by their deadline.
 #pragma once
 
 #include <boost/asio/any_io_executor.hpp>
@@ -38,6 +39,8 @@ class BodySource {
   virtual ~BodySource() = default;
   // The next piece; empty at the end. An error closes the connection without a last chunk.
   virtual boost::asio::awaitable<absl::StatusOr<std::string>> Next() = 0;
+  // On the loop, when the client went away while Next was pending: it should return soon.
+  virtual void Cancel() {}
 };
 
 struct Request {
@@ -53,10 +56,12 @@ struct Request {
   std::string traceparent;     // this request's own span: child of the client's when it sent one
   absl::Time deadline;         // from X-Request-Timeout-Ms, at most the server's own
   bool head = false;           // HEAD: the handler answers as for GET, the server sends no body
+  int loop = 0;                // which of Server::loops() this runs on
 
   // First header of that lower-case name; null when absent.
   const std::string* Header(std::string_view name) const;
-  // Set by the server when the client closed the connection: a handler with a query running cancels it. May be called from the loop only.
+  // Gives the server a function to call, on the loop, when the client closes the connection before the answer: a handler with a query running cancels it.
+  // Forgotten once the handler has returned.
   std::function<void(std::function<void()>)> on_disconnect;
 };
 
@@ -72,6 +77,8 @@ struct Response {
 
 // Reads the whole body within its limit.
 boost::asio::awaitable<absl::StatusOr<std::string>> ReadAll(BodyReader& body);
+// The reason phrase of a status.
+std::string_view Reason(int status);
 
 // application/problem+json from any status that is not OK, with Retry-After, Allow and WWW-Authenticate where they belong.
 Response ProblemResponse(const absl::Status& status, const Request& request);
@@ -79,6 +86,7 @@ Response ProblemResponse(const absl::Status& status, const Request& request);
 using Handler = std::function<boost::asio::awaitable<Response>(Request&)>;
 
 struct ServerOptions {
+  std::string name = "http";  // label of its metrics
   std::string address = "127.0.0.1";
   int port = 0;
   // Loops, one thread each.
@@ -103,8 +111,9 @@ class Server {
   // Stops accepting, lets running requests finish until `deadline`, sends Connection: close, then stops the loops. Harmless twice.
   void Drain(absl::Duration deadline);
 
+  struct Impl;  // of server.cc
+
  private:
-  struct Impl;
   std::unique_ptr<Impl> impl_;
 };
 
