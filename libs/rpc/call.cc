@@ -34,8 +34,11 @@ constexpr char kPrincipal[] = "mainstay-principal";
 constexpr char kTraceparent[] = "traceparent";
 constexpr char kRequestId[] = "x-request-id";
 constexpr char kDomain[] = "mainstay";
+constexpr std::string_view kEdge = "gateway";
 constexpr absl::Duration kDefaultDeadline = absl::Seconds(30);
 constexpr int kMaxMessage = 16 << 20;
+constexpr size_t kMaxErrors = 20;
+constexpr size_t kMaxText = 1024;  // of a name or a detail, so that all fit into the trailers
 
 std::string_view Metadata(const grpc::ServerContextBase& context, const char* key) {
   const auto& metadata = context.client_metadata();
@@ -70,9 +73,10 @@ grpc::Status ToGrpc(const absl::Status& status) {
   if (!problem.errors.empty()) {
     google::rpc::BadRequest bad;
     for (const FieldError& error : problem.errors) {
+      if (size_t(bad.field_violations_size()) == kMaxErrors) break;
       auto* violation = bad.add_field_violations();
-      violation->set_field(StrCat(kPlaces[size_t(error.place)], error.name));
-      violation->set_description(StrCat(error.code, ": ", error.detail));
+      violation->set_field(StrCat(kPlaces[size_t(error.place)], TruncateUtf8(error.name, kMaxText)));
+      violation->set_description(StrCat(error.code, ": ", TruncateUtf8(error.detail, kMaxText)));
     }
     details.add_details()->PackFrom(bad);
   }
@@ -179,7 +183,11 @@ absl::StatusOr<CallContext> Guard::Admit(const grpc::ServerContextBase& context,
   ASSIGN_OR_RETURN(VerifiedPrincipal verified, impl_->verifier.Verify(Metadata(context, kPrincipal)));
   CallContext call;
   call.principal = std::move(verified.principal);
-  if (!method.internal && !impl_->has_scope(call.principal.roles, method.scope)) {
+  if (method.internal) {
+    // What the gateway signs for callers from outside has no business here; for itself it acts as a service.
+    if (verified.issuer == kEdge && call.principal.subject.compare(0, 8, "service:") != 0)
+      return MakeProblem("forbidden", "this is for services of the suite");
+  } else if (!impl_->has_scope(call.principal.roles, method.scope)) {
     return MakeProblem("forbidden", StrCat("this needs the scope ", method.scope));
   }
   call.deadline = ToTime(context.deadline());
@@ -231,6 +239,7 @@ std::shared_ptr<grpc::Channel> Connect(const std::string& address) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMaxMessage);
   arguments.SetMaxSendMessageSize(kMaxMessage);
+  arguments.SetInt(GRPC_ARG_MAX_METADATA_SIZE, 64 << 10);
   arguments.SetLoadBalancingPolicyName("round_robin");
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 30000);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10000);

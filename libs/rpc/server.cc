@@ -11,11 +11,14 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
+#include <fstream>
 #include <thread>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/time/clock.h"
 #include "libs/base/crypto.h"
@@ -82,7 +85,15 @@ void ServiceOptions::Declare(ConfigReader& reader) {
   reader.Secret("principal_key", &principal_key, "this service's Ed25519 private key: base64, or file:/path");
   std::map<std::string, std::string> keys;
   reader.Map("trusted_keys", &keys, "public keys of the services it trusts: name=base64");
-  for (auto& [issuer, key] : keys) trusted_keys[issuer] = std::move(key);
+  for (auto& [issuer, key] : keys) {
+    if (key.compare(0, 5, "file:") == 0) {
+      std::ifstream file(key.substr(5));
+      std::string text;
+      reader.Check(bool(std::getline(file, text)), StrCat("trusted_keys.", issuer, ": cannot read ", key.substr(5)));
+      key = std::string(absl::StripAsciiWhitespace(text));
+    }
+    trusted_keys[issuer] = std::move(key);
+  }
   reader.String("log_level", &log_level, "debug, info, warn or error");
   reader.Check(log_level == "debug" || log_level == "info" || log_level == "warn" || log_level == "error",
                "log_level: one of debug, info, warn, error is expected");
@@ -146,6 +157,14 @@ struct ServiceServer::Impl {
       std::string body = HealthJson(&ready);
       co_return http::Response::Json(ready ? 200 : 503, std::move(body));
     }
+    if (request.path == "/catalog") {
+      std::string body;
+      JsonWriter json(body);
+      json.BeginObject();
+      for (const auto& [name, value] : info) json.Key(name).String(value());
+      json.EndObject();
+      co_return http::Response::Json(200, std::move(body));
+    }
     if (request.path == "/metrics") {
       http::Response response;
       response.headers.emplace_back("content-type", "text/plain; version=0.0.4; charset=utf-8");
@@ -203,6 +222,10 @@ absl::Status ServiceServer::Start() {
   builder.SetMaxSendMessageSize(kMaxMessage);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10000);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  // Clients look up and balance again from time to time (gRPC adds 10 % of jitter); running calls have their own deadlines.
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS, 300000);
+  // Room for a problem with all its errors in the trailers.
+  builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, 64 << 10);
   // Two processes on one port would each get half of the calls.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   impl_->server = builder.BuildAndStart();
@@ -214,6 +237,7 @@ absl::Status ServiceServer::Start() {
   }
   ASSIGN_OR_RETURN(const auto address, SplitHostPort(impl_->options.admin_listen));
   http::ServerOptions admin;
+  admin.name = "admin";
   admin.address = address.first;
   admin.port = address.second;
   admin.threads = 1;
