@@ -7,15 +7,16 @@
 #include <google/protobuf/timestamp.pb.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <limits>
 #include <optional>
+#include <utility>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
 #include "absl/time/time.h"
 #include "libs/base/clock.h"
-#include "libs/base/json.h"
 #include "libs/base/strings.h"
 #include "libs/base/text.h"
 #include "mainstay/common/v1/options.pb.h"
@@ -29,504 +30,398 @@ using google::protobuf::EnumValueDescriptor;
 using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
 using google::protobuf::Reflection;
-using Type = FieldDescriptor::CppType;
+using CppType = FieldDescriptor::CppType;
+
+constexpr std::string_view kTimestamp = "google.protobuf.Timestamp";
+constexpr std::string_view kDuration = "google.protobuf.Duration";
 
 bool IsRawJson(const FieldDescriptor& field) {
   return field.options().GetExtension(common::v1::raw_json);
 }
-bool IsTimestamp(const Descriptor* type) {
-  return type == google::protobuf::Timestamp::descriptor();
-}
-bool IsDuration(const Descriptor* type) {
-  return type == google::protobuf::Duration::descriptor();
-}
 
-// "JobState" → "JOB_STATE_", the prefix of its values.
-std::string EnumPrefix(const EnumDescriptor& type) {
-  std::string prefix;
-  for (const char c : type.name()) {
-    if (absl::ascii_isupper(static_cast<unsigned char>(c)) && !prefix.empty()) prefix += '_';
-    prefix += absl::ascii_toupper(static_cast<unsigned char>(c));
+// JobState → JOB_STATE_
+std::string Prefix(const EnumDescriptor& descriptor) {
+  std::string out;
+  for (char c : descriptor.name()) {
+    if (absl::ascii_isupper(static_cast<unsigned char>(c)) && !out.empty()) out += '_';
+    out += absl::ascii_toupper(static_cast<unsigned char>(c));
   }
-  return prefix + "_";
-}
-std::string EnumWord(const EnumValueDescriptor& value) {
-  const std::string prefix = EnumPrefix(*value.type());
-  std::string word = value.name();
-  if (word.compare(0, prefix.size(), prefix) == 0) word.erase(0, prefix.size());
-  return absl::AsciiStrToLower(word);
+  return out + "_";
 }
 
-std::string DurationText(int64_t seconds, int32_t nanos) {
-  const bool negative = seconds < 0 || nanos < 0;
-  std::string text = StrCat(negative ? "-" : "", seconds < 0 ? -seconds : seconds);
-  if (nanos != 0) {
-    std::string digits = StrCat(nanos < 0 ? -nanos : nanos);
-    digits.insert(0, 9 - digits.size(), '0');
+// "ready" of JOB_STATE_READY; empty for …_UNSPECIFIED.
+std::string Word(const EnumValueDescriptor& value) {
+  const std::string prefix = Prefix(*value.type());
+  std::string word =
+      value.name().compare(0, prefix.size(), prefix) == 0 ? value.name().substr(prefix.size()) : value.name();
+  if (word == "UNSPECIFIED") return "";
+  absl::AsciiStrToLower(&word);
+  return word;
+}
+
+const EnumValueDescriptor* FindWord(const EnumDescriptor& descriptor, std::string_view word) {
+  for (int i = 0; i < descriptor.value_count(); ++i) {
+    if (!word.empty() && Word(*descriptor.value(i)) == word) return descriptor.value(i);
+  }
+  return nullptr;
+}
+
+std::string FormatDuration(const google::protobuf::Duration& duration) {
+  int64_t nanos = std::abs(duration.nanos());
+  std::string out = duration.seconds() < 0 || duration.nanos() < 0 ? "-" : "";
+  StrAppend(&out, std::abs(duration.seconds()));
+  if (nanos > 0) {
+    std::string digits = StrCat(1000000000 + nanos).substr(1);
     while (digits.back() == '0') digits.pop_back();
-    StrAppend(&text, ".", digits);
+    StrAppend(&out, ".", digits);
   }
-  return text + "s";
+  return out + "s";
 }
 
-// "30s", "1.5s", "-0.25s".
-bool ParseDurationText(std::string_view text, google::protobuf::Duration& out) {
-  if (text.size() < 2 || text.back() != 's') return false;
-  text.remove_suffix(1);
-  const bool negative = text[0] == '-';
-  if (negative) text.remove_prefix(1);
-  const size_t dot = text.find('.');
-  const std::string_view whole = text.substr(0, dot);
-  const std::string_view fraction = dot == std::string_view::npos ? std::string_view() : text.substr(dot + 1);
-  const auto digits = [](std::string_view t) {
-    return std::all_of(t.begin(), t.end(), [](char c) { return c >= '0' && c <= '9'; });
-  };
-  if (whole.empty() || whole.size() > 12 || !digits(whole) || !digits(fraction) || fraction.size() > 9 ||
-      (dot != std::string_view::npos && fraction.empty()))
-    return false;
-  int64_t seconds = 0;
-  for (const char c : whole) seconds = seconds * 10 + (c - '0');
-  if (seconds > 315'576'000'000) return false;
-  int32_t nanos = 0;
-  for (size_t i = 0; i < 9; ++i) nanos = nanos * 10 + (i < fraction.size() ? fraction[i] - '0' : 0);
-  out.set_seconds(negative ? -seconds : seconds);
-  out.set_nanos(negative ? -nanos : nanos);
-  return true;
+// "1.5s" (proto3 JSON) and what configuration takes: "30s", "5m", "250ms".
+std::optional<absl::Duration> ReadDuration(std::string_view text) {
+  if (const auto parsed = ParseDuration(text); parsed.ok()) return *parsed;
+  double seconds = 0;
+  if (text.size() < 2 || text.back() != 's' || !absl::SimpleAtod(ToAbsl(text.substr(0, text.size() - 1)), &seconds))
+    return std::nullopt;
+  if (!std::isfinite(seconds) || seconds < 0 || seconds > 315576000000.0) return std::nullopt;
+  return absl::Seconds(seconds);
 }
 
-template <typename Float>
-void AppendFloat(Float value, std::string& out) {
-  if (std::isnan(value) || std::isinf(value)) {
-    out += std::isnan(value) ? "\"NaN\"" : value > 0 ? "\"Infinity\"" : "\"-Infinity\"";
-    return;
-  }
-  char buffer[64];
-  const auto [end, error] = std::to_chars(buffer, buffer + sizeof(buffer), value);
-  (void)error;  // 64 bytes are enough for any
-  out.append(buffer, end);
-}
-
-// ---- writing ----
+void AppendScalar(const Message& message, const FieldDescriptor& field, int index, std::string& out);
 
 void AppendMessage(const Message& message, std::string& out) {
-  if (const Descriptor* type = message.GetDescriptor(); IsTimestamp(type) || IsDuration(type)) {
-    const Reflection* reflection = message.GetReflection();
-    const int64_t seconds = reflection->GetInt64(message, type->FindFieldByNumber(1));
-    const int32_t nanos = reflection->GetInt32(message, type->FindFieldByNumber(2));
-    AppendJsonString(IsTimestamp(type)
-                         ? FormatTimestamp(absl::FromUnixSeconds(seconds) + absl::Nanoseconds(nanos))
-                         : DurationText(seconds, nanos),
-                     out);
-    return;
+  const std::string& name = message.GetDescriptor()->full_name();
+  if (name == kTimestamp) {
+    const auto& time = static_cast<const google::protobuf::Timestamp&>(message);
+    AppendJsonString(FormatTimestamp(absl::FromUnixSeconds(time.seconds()) + absl::Nanoseconds(time.nanos())), out);
+  } else if (name == kDuration) {
+    AppendJsonString(FormatDuration(static_cast<const google::protobuf::Duration&>(message)), out);
+  } else {
+    AppendJson(message, out);
   }
-  AppendJson(message, out);
 }
 
-// One value: of a singular field (index -1) or an element.
-void AppendValue(const Message& message, const FieldDescriptor& field, int index, std::string& out) {
-  const Reflection* r = message.GetReflection();
-  const auto get = [&](auto one, auto many) {
-    return index < 0 ? (r->*one)(message, &field) : (r->*many)(message, &field, index);
-  };
+// One value: of a singular field (index -1) or of an element.
+void AppendScalar(const Message& message, const FieldDescriptor& field, int index, std::string& out) {
+  const Reflection& r = *message.GetReflection();
+  const bool one = index < 0;
   switch (field.cpp_type()) {
-    case Type::CPPTYPE_INT32:
-      StrAppend(&out, get(&Reflection::GetInt32, &Reflection::GetRepeatedInt32));
-      return;
-    case Type::CPPTYPE_UINT32:
-      StrAppend(&out, get(&Reflection::GetUInt32, &Reflection::GetRepeatedUInt32));
-      return;
-    case Type::CPPTYPE_INT64:
-      StrAppend(&out, "\"", get(&Reflection::GetInt64, &Reflection::GetRepeatedInt64), "\"");
-      return;
-    case Type::CPPTYPE_UINT64:
-      StrAppend(&out, "\"", get(&Reflection::GetUInt64, &Reflection::GetRepeatedUInt64), "\"");
-      return;
-    case Type::CPPTYPE_DOUBLE:
-      AppendFloat(get(&Reflection::GetDouble, &Reflection::GetRepeatedDouble), out);
-      return;
-    case Type::CPPTYPE_FLOAT:
-      AppendFloat(get(&Reflection::GetFloat, &Reflection::GetRepeatedFloat), out);
-      return;
-    case Type::CPPTYPE_BOOL:
-      out += get(&Reflection::GetBool, &Reflection::GetRepeatedBool) ? "true" : "false";
-      return;
-    case Type::CPPTYPE_ENUM: {
-      const EnumValueDescriptor* value = get(&Reflection::GetEnum, &Reflection::GetRepeatedEnum);
-      if (value->number() == 0) {
-        out += "null";
-      } else {
-        AppendJsonString(EnumWord(*value), out);
-      }
-      return;
+    case CppType::CPPTYPE_INT32:
+      StrAppend(&out, one ? r.GetInt32(message, &field) : r.GetRepeatedInt32(message, &field, index));
+      break;
+    case CppType::CPPTYPE_UINT32:
+      StrAppend(&out, one ? r.GetUInt32(message, &field) : r.GetRepeatedUInt32(message, &field, index));
+      break;
+    case CppType::CPPTYPE_INT64:
+      StrAppend(&out, "\"", one ? r.GetInt64(message, &field) : r.GetRepeatedInt64(message, &field, index), "\"");
+      break;
+    case CppType::CPPTYPE_UINT64:
+      StrAppend(&out, "\"", one ? r.GetUInt64(message, &field) : r.GetRepeatedUInt64(message, &field, index), "\"");
+      break;
+    case CppType::CPPTYPE_DOUBLE:
+      JsonWriter(out).Double(one ? r.GetDouble(message, &field) : r.GetRepeatedDouble(message, &field, index));
+      break;
+    case CppType::CPPTYPE_FLOAT:
+      JsonWriter(out).Double(double(one ? r.GetFloat(message, &field) : r.GetRepeatedFloat(message, &field, index)));
+      break;
+    case CppType::CPPTYPE_BOOL:
+      out += (one ? r.GetBool(message, &field) : r.GetRepeatedBool(message, &field, index)) ? "true" : "false";
+      break;
+    case CppType::CPPTYPE_ENUM: {
+      const int number = one ? r.GetEnumValue(message, &field) : r.GetRepeatedEnumValue(message, &field, index);
+      const auto* value = field.enum_type()->FindValueByNumber(number);
+      const std::string word = value != nullptr ? Word(*value) : "";
+      // A number this binary does not know comes from a newer service.
+      word.empty() ? void(out += value == nullptr ? "\"unknown\"" : "null") : AppendJsonString(word, out);
+      break;
     }
-    case Type::CPPTYPE_STRING: {
-      const std::string text = index < 0 ? r->GetString(message, &field) : r->GetRepeatedString(message, &field, index);
+    case CppType::CPPTYPE_STRING: {
+      std::string scratch;
+      const std::string& text = one ? r.GetStringReference(message, &field, &scratch)
+                                    : r.GetRepeatedStringReference(message, &field, index, &scratch);
       if (IsRawJson(field)) {
-        out += text.empty() ? std::string_view("null") : std::string_view(text);
+        out += text.empty() ? "null" : text;
       } else if (field.type() == FieldDescriptor::TYPE_BYTES) {
-        StrAppend(&out, "\"", Base64UrlEncode(text), "\"");
+        AppendJsonString(Base64UrlEncode(text), out);
       } else {
         AppendJsonString(text, out);
       }
-      return;
+      break;
     }
-    case Type::CPPTYPE_MESSAGE:
-      AppendMessage(index < 0 ? r->GetMessage(message, &field) : r->GetRepeatedMessage(message, &field, index), out);
-      return;
+    case CppType::CPPTYPE_MESSAGE:
+      AppendMessage(one ? r.GetMessage(message, &field) : r.GetRepeatedMessage(message, &field, index), out);
+      break;
   }
 }
 
 void AppendMap(const Message& message, const FieldDescriptor& field, std::string& out) {
-  const Reflection* r = message.GetReflection();
-  const FieldDescriptor& key_field = *field.message_type()->FindFieldByNumber(1);
-  const FieldDescriptor& value_field = *field.message_type()->FindFieldByNumber(2);
-  // By key, so that the same message is always the same text.
-  std::vector<std::pair<std::string, std::string>> entries;
-  for (int i = 0; i < r->FieldSize(message, &field); ++i) {
-    const Message& entry = r->GetRepeatedMessage(message, &field, i);
-    std::string key, value;
-    if (key_field.cpp_type() == Type::CPPTYPE_STRING) {
-      key = entry.GetReflection()->GetString(entry, &key_field);
-    } else {
-      AppendValue(entry, key_field, -1, key);
-      std::erase(key, '"');
-    }
-    AppendValue(entry, value_field, -1, value);
-    entries.emplace_back(std::move(key), std::move(value));
+  const Reflection& r = *message.GetReflection();
+  const FieldDescriptor& key = *field.message_type()->map_key();
+  const FieldDescriptor& value = *field.message_type()->map_value();
+  // Sorted, so that the same message always gives the same text.
+  std::vector<std::pair<std::string, const Message*>> entries;
+  for (int i = 0; i < r.FieldSize(message, &field); ++i) {
+    const Message& entry = r.GetRepeatedMessage(message, &field, i);
+    std::string text;
+    AppendScalar(entry, key, -1, text);
+    if (text.empty() || text[0] != '"') text = JsonQuote(text);
+    entries.emplace_back(std::move(text), &entry);
   }
   std::sort(entries.begin(), entries.end());
   out += '{';
   for (size_t i = 0; i < entries.size(); ++i) {
     if (i > 0) out += ',';
-    AppendJsonString(entries[i].first, out);
-    StrAppend(&out, ":", entries[i].second);
+    StrAppend(&out, entries[i].first, ":");
+    AppendScalar(*entries[i].second, value, -1, out);
   }
   out += '}';
 }
 
 // ---- reading ----
 
-std::string Below(const std::string& pointer, std::string_view key) {
-  std::string out = pointer + "/";
-  for (const char c : key) {
-    if (c == '~') {
-      out += "~0";
-    } else if (c == '/') {
-      out += "~1";
-    } else {
-      out += c;
-    }
-  }
-  return out;
-}
-
-struct Wrong {
-  std::string_view code, detail;
-};
-using Outcome = std::optional<Wrong>;
-constexpr Wrong kInteger{"invalid_type", "an integer is expected"};
+// Sets or adds one value. Returns what is wrong, empty when nothing is; nested messages add their own errors.
+std::string SetValue(Message& message, const FieldDescriptor& field, const JsonValue& json, std::string_view pointer,
+                     std::vector<FieldError>& errors);
 
 template <typename Int>
-Outcome ParseInteger(std::string_view text, Int& out) {
-  if (text == "-0") text = "0";
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), out);
-  if (error == std::errc::result_out_of_range) return Wrong{"out_of_range", "the number is too large or too small"};
-  if (error != std::errc() || end != text.data() + text.size() || text.empty()) {
-    // "-5" for an unsigned field is a number all the same.
-    const bool negative = std::is_unsigned_v<Int> && text.size() > 1 && text[0] == '-' &&
-                          std::all_of(text.begin() + 1, text.end(), [](char c) { return c >= '0' && c <= '9'; });
-    if (negative) return Wrong{"out_of_range", "the number must not be negative"};
-    return kInteger;
-  }
-  return std::nullopt;
+std::optional<Int> ReadInt(std::string_view text) {
+  Int value;
+  // SimpleAtoi takes blanks and a plus sign; JSON and our parameters don't.
+  if (text.empty() || !(absl::ascii_isdigit(static_cast<unsigned char>(text[0])) || text[0] == '-') ||
+      absl::ascii_isspace(static_cast<unsigned char>(text.back())))
+    return std::nullopt;
+  if (!absl::SimpleAtoi(ToAbsl(text), &value)) return std::nullopt;
+  return value;
 }
 
-template <typename Float>
-Outcome ParseFloat(std::string_view text, Float& out) {
-  if (text.empty() || text[0] == '+') return Wrong{"invalid_type", "a number is expected"};
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), out);
-  if (error == std::errc::result_out_of_range) return Wrong{"out_of_range", "the number is too large or too small"};
-  if (error != std::errc() || end != text.data() + text.size() || !std::isfinite(out))
-    return Wrong{"invalid_type", "a number is expected"};
-  return std::nullopt;
+// Scalars from their text. `json` tells strings from numbers; from a parameter everything is text.
+std::string SetScalar(Message& message, const FieldDescriptor& field, std::string_view text) {
+  const Reflection& r = *message.GetReflection();
+  const bool add = field.is_repeated();
+  const auto integer = [&](auto value, auto set, auto append) -> std::string {
+    if (!value) return "an integer in range is expected";
+    add ? (r.*append)(&message, &field, *value) : (r.*set)(&message, &field, *value);
+    return "";
+  };
+  switch (field.cpp_type()) {
+    case CppType::CPPTYPE_INT32:
+      return integer(ReadInt<int32_t>(text), &Reflection::SetInt32, &Reflection::AddInt32);
+    case CppType::CPPTYPE_UINT32:
+      return integer(ReadInt<uint32_t>(text), &Reflection::SetUInt32, &Reflection::AddUInt32);
+    case CppType::CPPTYPE_INT64:
+      return integer(ReadInt<int64_t>(text), &Reflection::SetInt64, &Reflection::AddInt64);
+    case CppType::CPPTYPE_UINT64:
+      return integer(ReadInt<uint64_t>(text), &Reflection::SetUInt64, &Reflection::AddUInt64);
+    case CppType::CPPTYPE_DOUBLE:
+    case CppType::CPPTYPE_FLOAT: {
+      double value;
+      if (!absl::SimpleAtod(ToAbsl(text), &value) || !std::isfinite(value)) return "a finite number is expected";
+      if (field.cpp_type() == CppType::CPPTYPE_DOUBLE) {
+        add ? r.AddDouble(&message, &field, value) : r.SetDouble(&message, &field, value);
+      } else {
+        add ? r.AddFloat(&message, &field, float(value)) : r.SetFloat(&message, &field, float(value));
+      }
+      return "";
+    }
+    case CppType::CPPTYPE_BOOL:
+      if (text != "true" && text != "false") return "true or false is expected";
+      add ? r.AddBool(&message, &field, text == "true") : r.SetBool(&message, &field, text == "true");
+      return "";
+    case CppType::CPPTYPE_ENUM: {
+      const EnumValueDescriptor* value = FindWord(*field.enum_type(), text);
+      if (value == nullptr) {
+        std::string words;
+        for (int i = 0; i < field.enum_type()->value_count(); ++i) {
+          const std::string word = Word(*field.enum_type()->value(i));
+          if (!word.empty()) StrAppend(&words, words.empty() ? "" : ", ", word);
+        }
+        return StrCat("one of ", words, " is expected");
+      }
+      add ? r.AddEnum(&message, &field, value) : r.SetEnum(&message, &field, value);
+      return "";
+    }
+    case CppType::CPPTYPE_STRING: {
+      std::string value(text);
+      if (value.find('\0') != std::string::npos && field.type() == FieldDescriptor::TYPE_STRING)
+        return "U+0000 is not allowed";
+      if (field.type() == FieldDescriptor::TYPE_BYTES && !IsRawJson(field)) {
+        auto bytes = Base64UrlDecode(text);
+        if (!bytes) return "base64url without padding is expected";
+        value = *std::move(bytes);
+      } else if (!IsValidUtf8(text)) {
+        return "valid UTF-8 is expected";
+      }
+      add ? r.AddString(&message, &field, std::move(value)) : r.SetString(&message, &field, std::move(value));
+      return "";
+    }
+    case CppType::CPPTYPE_MESSAGE: {
+      const std::string& name = field.message_type()->full_name();
+      Message* target = nullptr;
+      if (name == kTimestamp) {
+        const auto time = ParseTimestamp(text);
+        if (!time.ok()) return "a time with zone is expected, e.g. 2026-11-24T08:15:30Z";
+        target = add ? r.AddMessage(&message, &field) : r.MutableMessage(&message, &field);
+        auto& out = static_cast<google::protobuf::Timestamp&>(*target);
+        const absl::Duration since = *time - absl::UnixEpoch();
+        const absl::Duration whole = absl::Floor(since, absl::Seconds(1));
+        out.set_seconds(absl::ToInt64Seconds(whole));
+        out.set_nanos(int32_t(absl::ToInt64Nanoseconds(since - whole)));
+        return "";
+      }
+      if (name == kDuration) {
+        const auto duration = ReadDuration(text);
+        if (!duration) return "a duration is expected, e.g. 30s";
+        target = add ? r.AddMessage(&message, &field) : r.MutableMessage(&message, &field);
+        auto& out = static_cast<google::protobuf::Duration&>(*target);
+        out.set_seconds(absl::ToInt64Seconds(*duration));
+        out.set_nanos(int32_t(absl::ToInt64Nanoseconds(*duration % absl::Seconds(1))));
+        return "";
+      }
+      return "a value of this type cannot be given here";
+    }
+  }
+  return "a value of this type cannot be given here";
 }
 
-// Puts a value into a singular field or adds it to a repeated one.
-class Sink {
- public:
-  Sink(Message& message, const FieldDescriptor& field) : message_(message), field_(field), r_(*message.GetReflection()) {}
-
-  // `text` of a JSON string or number, or of a path or query; all but bytes, messages of one's own, and bool in JSON.
-  Outcome Text(std::string_view text) {
-    switch (field_.cpp_type()) {
-      case Type::CPPTYPE_INT32:
-        return Integer<int32_t>(text, &Reflection::SetInt32, &Reflection::AddInt32);
-      case Type::CPPTYPE_UINT32:
-        return Integer<uint32_t>(text, &Reflection::SetUInt32, &Reflection::AddUInt32);
-      case Type::CPPTYPE_INT64:
-        return Integer<int64_t>(text, &Reflection::SetInt64, &Reflection::AddInt64);
-      case Type::CPPTYPE_UINT64:
-        return Integer<uint64_t>(text, &Reflection::SetUInt64, &Reflection::AddUInt64);
-      case Type::CPPTYPE_DOUBLE: {
-        double value = 0;
-        if (auto wrong = ParseFloat(text, value)) return wrong;
-        Put(&Reflection::SetDouble, &Reflection::AddDouble, value);
-        return std::nullopt;
-      }
-      case Type::CPPTYPE_FLOAT: {
-        float value = 0;
-        if (auto wrong = ParseFloat(text, value)) return wrong;
-        Put(&Reflection::SetFloat, &Reflection::AddFloat, value);
-        return std::nullopt;
-      }
-      case Type::CPPTYPE_BOOL:
-        if (text != "true" && text != "false") return Wrong{"invalid_type", "true or false is expected"};
-        Bool(text == "true");
-        return std::nullopt;
-      case Type::CPPTYPE_ENUM: {
-        for (int i = 0; i < field_.enum_type()->value_count(); ++i) {
-          const EnumValueDescriptor* value = field_.enum_type()->value(i);
-          if (value->number() == 0 || EnumWord(*value) != text) continue;
-          Put(&Reflection::SetEnum, &Reflection::AddEnum, value);
-          return std::nullopt;
-        }
-        return Wrong{"invalid_value", "none of the known words"};
-      }
-      case Type::CPPTYPE_STRING:
-        if (field_.type() == FieldDescriptor::TYPE_BYTES) {
-          auto bytes = Base64UrlDecode(text);
-          if (!bytes) return Wrong{"invalid_value", "base64url without padding is expected"};
-          String(*std::move(bytes));
-          return std::nullopt;
-        }
-        if (text.find('\0') != std::string_view::npos) return Wrong{"invalid_characters", "NUL is not allowed"};
-        String(std::string(text));
-        return std::nullopt;
-      case Type::CPPTYPE_MESSAGE:
-        if (IsTimestamp(field_.message_type())) {
-          const auto time = ParseTimestamp(text);
-          if (!time.ok()) return Wrong{"invalid_value", "a time as 2026-01-31T12:00:00Z is expected"};
-          google::protobuf::Timestamp value;
-          const absl::Duration since = *time - absl::UnixEpoch();
-          const absl::Duration whole = absl::Floor(since, absl::Seconds(1));
-          value.set_seconds(absl::ToInt64Seconds(whole));
-          value.set_nanos(int32_t(absl::ToInt64Nanoseconds(since - whole)));
-          NewMessage()->CopyFrom(value);
-          return std::nullopt;
-        }
-        if (IsDuration(field_.message_type())) {
-          google::protobuf::Duration value;
-          if (!ParseDurationText(text, value)) return Wrong{"invalid_value", "a duration as 1.5s is expected"};
-          NewMessage()->CopyFrom(value);
-          return std::nullopt;
-        }
-        return Wrong{"invalid_type", "an object is expected"};
-    }
-    return std::nullopt;
+std::string SetValue(Message& message, const FieldDescriptor& field, const JsonValue& json, std::string_view pointer,
+                     std::vector<FieldError>& errors) {
+  const Reflection& r = *message.GetReflection();
+  if (IsRawJson(field)) {
+    const std::string raw(json.raw());
+    field.is_repeated() ? r.AddString(&message, &field, raw) : r.SetString(&message, &field, raw);
+    return "";
   }
-  void Bool(bool value) { Put(&Reflection::SetBool, &Reflection::AddBool, value); }
-  void String(std::string value) {
-    if (field_.is_repeated()) {
-      r_.AddString(&message_, &field_, std::move(value));
-    } else {
-      r_.SetString(&message_, &field_, std::move(value));
+  switch (field.cpp_type()) {
+    case CppType::CPPTYPE_INT64:
+    case CppType::CPPTYPE_UINT64:
+      if (!json.is_number() && !json.is_string()) return "an integer is expected";
+      return SetScalar(message, field, json.text());
+    case CppType::CPPTYPE_INT32:
+    case CppType::CPPTYPE_UINT32:
+    case CppType::CPPTYPE_DOUBLE:
+    case CppType::CPPTYPE_FLOAT:
+      return json.is_number() ? SetScalar(message, field, json.text()) : "a number is expected";
+    case CppType::CPPTYPE_BOOL:
+      return json.is_bool() ? SetScalar(message, field, json.boolean() ? "true" : "false")
+                            : "true or false is expected";
+    case CppType::CPPTYPE_ENUM:
+    case CppType::CPPTYPE_STRING:
+      return json.is_string() ? SetScalar(message, field, json.text()) : "a string is expected";
+    case CppType::CPPTYPE_MESSAGE: {
+      const std::string& name = field.message_type()->full_name();
+      if (name == kTimestamp || name == kDuration)
+        return json.is_string() ? SetScalar(message, field, json.text()) : "a string is expected";
+      if (!json.is_object()) return "an object is expected";
+      ReadJson(json, pointer,
+               field.is_repeated() ? *r.AddMessage(&message, &field) : *r.MutableMessage(&message, &field), errors);
+      return "";
     }
   }
-  Message* NewMessage() {
-    return field_.is_repeated() ? r_.AddMessage(&message_, &field_) : r_.MutableMessage(&message_, &field_);
+  return "";
+}
+
+void ReadMap(const JsonValue& json, std::string_view pointer, const FieldDescriptor& field, Message& message,
+             std::vector<FieldError>& errors) {
+  const Reflection& r = *message.GetReflection();
+  for (const JsonValue::Member& member : json.members()) {
+    Message* entry = r.AddMessage(&message, &field);
+    const std::string at = StrCat(pointer, "/", member.key);
+    std::string wrong = SetScalar(*entry, *field.message_type()->map_key(), member.key);
+    if (wrong.empty()) wrong = SetValue(*entry, *field.message_type()->map_value(), member.value, at, errors);
+    if (!wrong.empty()) errors.push_back({FieldError::Place::kPointer, at, "invalid_type", wrong});
   }
-
- private:
-  template <typename Int, typename Set, typename Add>
-  Outcome Integer(std::string_view text, Set set, Add add) {
-    Int value = 0;
-    if (auto wrong = ParseInteger(text, value)) return wrong;
-    Put(set, add, value);
-    return std::nullopt;
-  }
-  template <typename Set, typename Add, typename Value>
-  void Put(Set set, Add add, Value value) {
-    if (field_.is_repeated()) {
-      (r_.*add)(&message_, &field_, value);
-    } else {
-      (r_.*set)(&message_, &field_, value);
-    }
-  }
-
-  Message& message_;
-  const FieldDescriptor& field_;
-  const Reflection& r_;
-};
-
-class Reader {
- public:
-  explicit Reader(std::vector<FieldError>& errors) : errors_(errors) {}
-
-  void Object(const JsonValue& value, const std::string& pointer, const std::vector<std::string>& skip, Message& message) {
-    if (!value.is_object()) return Fail(pointer, "invalid_type", "an object is expected");
-    const Descriptor& type = *message.GetDescriptor();
-    for (const JsonValue::Member& member : value.members()) {
-      const std::string place = Below(pointer, member.key);
-      const FieldDescriptor* field = type.FindFieldByName(std::string(member.key));
-      if (field == nullptr || std::find(skip.begin(), skip.end(), member.key) != skip.end()) {
-        Fail(place, "unknown_field", "there is no such field");
-      } else if (field->options().GetExtension(common::v1::output_only)) {
-        Fail(place, "read_only", "this field is set by the server alone");
-      } else {
-        Field(*field, member.value, place, message);
-      }
-    }
-    for (int i = 0; i < type.field_count(); ++i) {
-      const FieldDescriptor& field = *type.field(i);
-      if (!field.options().GetExtension(common::v1::required)) continue;
-      if (std::find(skip.begin(), skip.end(), field.name()) != skip.end()) continue;
-      const JsonValue* sent = value.Find(field.name());
-      const bool empty = sent == nullptr || sent->is_null() || (sent->is_string() && sent->text().empty()) ||
-                         (sent->is_array() && sent->items().empty());
-      if (empty) Fail(Below(pointer, field.name()), "required", "a value is required");
-    }
-  }
-
- private:
-  void Fail(const std::string& pointer, std::string_view code, std::string_view detail) {
-    errors_.push_back({FieldError::Place::kPointer, pointer, std::string(code), std::string(detail)});
-  }
-
-  void Field(const FieldDescriptor& field, const JsonValue& value, const std::string& pointer, Message& message) {
-    if (IsRawJson(field) && !field.is_repeated()) {
-      Sink(message, field).String(std::string(value.raw()));
-      return;
-    }
-    if (value.is_null()) return;  // as if it were not there; required ones are found missing above
-    if (const auto* oneof = field.real_containing_oneof();
-        oneof != nullptr && message.GetReflection()->HasOneof(message, oneof))
-      return Fail(pointer, "conflict", StrCat("only one of ", oneof->name(), " may be given"));
-    if (field.is_map()) return Map(field, value, pointer, message);
-    if (!field.is_repeated()) return Value(field, value, pointer, message);
-    if (!value.is_array()) return Fail(pointer, "invalid_type", "an array is expected");
-    for (size_t i = 0; i < value.items().size(); ++i) {
-      const std::string place = StrCat(pointer, "/", i);
-      if (IsRawJson(field)) {
-        Sink(message, field).String(std::string(value.items()[i].raw()));
-      } else if (value.items()[i].is_null()) {
-        Fail(place, "invalid_type", "null is not allowed here");
-      } else {
-        Value(field, value.items()[i], place, message);
-      }
-    }
-  }
-
-  void Map(const FieldDescriptor& field, const JsonValue& value, const std::string& pointer, Message& message) {
-    if (!value.is_object()) return Fail(pointer, "invalid_type", "an object is expected");
-    for (const JsonValue::Member& member : value.members()) {
-      const std::string place = Below(pointer, member.key);
-      if (member.value.is_null()) {
-        Fail(place, "invalid_type", "null is not allowed here");
-        continue;
-      }
-      Message* entry = message.GetReflection()->AddMessage(&message, &field);
-      const Descriptor& type = *entry->GetDescriptor();
-      if (const auto wrong = Sink(*entry, *type.FindFieldByNumber(1)).Text(member.key))
-        Fail(place, wrong->code, wrong->detail);
-      Value(*type.FindFieldByNumber(2), member.value, place, *entry);
-    }
-  }
-
-  void Value(const FieldDescriptor& field, const JsonValue& value, const std::string& pointer, Message& message) {
-    Sink sink(message, field);
-    const auto text = [&] {
-      if (const auto wrong = sink.Text(value.text())) Fail(pointer, wrong->code, wrong->detail);
-    };
-    switch (field.cpp_type()) {
-      case Type::CPPTYPE_BOOL:
-        if (!value.is_bool()) return Fail(pointer, "invalid_type", "true or false is expected");
-        return sink.Bool(value.boolean());
-      case Type::CPPTYPE_INT32:
-      case Type::CPPTYPE_UINT32:
-        if (!value.is_number()) return Fail(pointer, kInteger.code, kInteger.detail);
-        return text();
-      case Type::CPPTYPE_INT64:
-      case Type::CPPTYPE_UINT64:
-        if (!value.is_number() && !value.is_string()) return Fail(pointer, kInteger.code, kInteger.detail);
-        return text();
-      case Type::CPPTYPE_DOUBLE:
-      case Type::CPPTYPE_FLOAT:
-        if (!value.is_number()) return Fail(pointer, "invalid_type", "a number is expected");
-        return text();
-      case Type::CPPTYPE_ENUM:
-      case Type::CPPTYPE_STRING:
-        if (!value.is_string()) return Fail(pointer, "invalid_type", "a string is expected");
-        return text();
-      case Type::CPPTYPE_MESSAGE:
-        if (IsTimestamp(field.message_type()) || IsDuration(field.message_type())) {
-          if (!value.is_string()) return Fail(pointer, "invalid_type", "a string is expected");
-          return text();
-        }
-        return Object(value, pointer, {}, *sink.NewMessage());
-    }
-  }
-
-  std::vector<FieldError>& errors_;
-};
+}
 
 }  // namespace
 
 void AppendJson(const Message& message, std::string& out) {
-  const Descriptor& type = *message.GetDescriptor();
-  const Reflection* r = message.GetReflection();
+  const Reflection& r = *message.GetReflection();
+  const Descriptor& descriptor = *message.GetDescriptor();
   out += '{';
-  bool first = true;
-  for (int i = 0; i < type.field_count(); ++i) {
-    const FieldDescriptor& field = *type.field(i);
-    // Of a oneof only what is set.
-    if (field.real_containing_oneof() != nullptr && !r->HasField(message, &field)) continue;
-    if (!first) out += ',';
-    first = false;
+  for (int i = 0; i < descriptor.field_count(); ++i) {
+    const FieldDescriptor& field = *descriptor.field(i);
+    if (i > 0) out += ',';
     StrAppend(&out, "\"", field.name(), "\":");
     if (field.is_map()) {
       AppendMap(message, field, out);
     } else if (field.is_repeated()) {
       out += '[';
-      for (int j = 0; j < r->FieldSize(message, &field); ++j) {
-        if (j > 0) out += ',';
-        AppendValue(message, field, j, out);
+      for (int k = 0; k < r.FieldSize(message, &field); ++k) {
+        if (k > 0) out += ',';
+        AppendScalar(message, field, k, out);
       }
       out += ']';
-    } else if (field.has_presence() && !r->HasField(message, &field)) {
+    } else if (field.has_presence() && !r.HasField(message, &field)) {
       out += "null";
     } else {
-      AppendValue(message, field, -1, out);
+      AppendScalar(message, field, -1, out);
     }
   }
   out += '}';
 }
 
-std::string ToJson(const Message& message) {
-  std::string out;
-  AppendJson(message, out);
-  return out;
+void ReadJson(const JsonValue& json, std::string_view pointer, Message& message, std::vector<FieldError>& errors) {
+  const auto fail = [&](std::string at, std::string_view code, std::string_view detail) {
+    errors.push_back({FieldError::Place::kPointer, std::move(at), std::string(code), std::string(detail)});
+  };
+  if (!json.is_object()) return fail(std::string(pointer), "invalid_type", "an object is expected");
+  const Descriptor& descriptor = *message.GetDescriptor();
+  for (const JsonValue::Member& member : json.members()) {
+    const std::string at = StrCat(pointer, "/", member.key);
+    const FieldDescriptor* field = descriptor.FindFieldByName(std::string(member.key));
+    if (field == nullptr) {
+      fail(at, "unknown_field", "there is no such field");
+      continue;
+    }
+    if (field->options().GetExtension(common::v1::output_only)) {
+      fail(at, "read_only", "this field is set by the server");
+      continue;
+    }
+    if (member.value.is_null() && !IsRawJson(*field)) continue;  // as if absent
+    if (field->is_map()) {
+      member.value.is_object() ? ReadMap(member.value, at, *field, message, errors)
+                               : fail(at, "invalid_type", "an object is expected");
+    } else if (field->is_repeated()) {
+      if (!member.value.is_array()) {
+        fail(at, "invalid_type", "an array is expected");
+        continue;
+      }
+      for (size_t i = 0; i < member.value.items().size(); ++i) {
+        const std::string element = StrCat(at, "/", i);
+        const std::string wrong = SetValue(message, *field, member.value.items()[i], element, errors);
+        if (!wrong.empty()) fail(element, "invalid_type", wrong);
+      }
+    } else {
+      const std::string wrong = SetValue(message, *field, member.value, at, errors);
+      if (!wrong.empty())
+        fail(at, field->cpp_type() == CppType::CPPTYPE_ENUM ? "invalid_value" : "invalid_type", wrong);
+    }
+  }
+  for (int i = 0; i < descriptor.field_count(); ++i) {
+    const FieldDescriptor& field = *descriptor.field(i);
+    if (!field.options().GetExtension(common::v1::required)) continue;
+    const JsonValue* given = json.Find(field.name());
+    if (given == nullptr || given->is_null() || (given->is_string() && given->text().empty()))
+      fail(StrCat(pointer, "/", field.name()), "required", "this field is required");
+  }
 }
 
-void ReadJson(const JsonValue& value, const std::string& pointer, const std::vector<std::string>& skip, Message& message,
-              std::vector<FieldError>& errors) {
-  Reader(errors).Object(value, pointer, skip, message);
-}
-
-absl::Status FromJson(const JsonValue& value, Message& message) {
+absl::Status FromJson(const JsonValue& json, Message& message) {
   std::vector<FieldError> errors;
-  ReadJson(value, "", {}, message, errors);
+  ReadJson(json, "", message, errors);
   if (errors.empty()) return absl::OkStatus();
-  const std::string detail = errors.size() == 1 ? "1 field is wrong" : StrCat(errors.size(), " fields are wrong");
-  return MakeProblem("validation-failed", detail, std::move(errors));
+  return MakeProblem("validation-failed",
+                     errors.size() == 1 ? "1 field is wrong" : StrCat(errors.size(), " fields are wrong"),
+                     std::move(errors));
 }
 
-bool SetFromText(const FieldDescriptor& field, std::string_view text, Message& message, std::string& code,
-                 std::string& detail) {
-  const auto wrong = Sink(message, field).Text(text);
-  if (!wrong) return true;
-  code = wrong->code;
-  detail = wrong->detail;
-  return false;
+std::string SetFromText(Message& message, const FieldDescriptor& field, std::string_view text) {
+  if (!field.is_repeated()) return SetScalar(message, field, text);
+  for (const std::string& item : std::vector<std::string>(absl::StrSplit(ToAbsl(text), ','))) {
+    if (std::string wrong = SetScalar(message, field, item); !wrong.empty()) return wrong;
+  }
+  return "";
 }
 
 }  // namespace mainstay::rpc

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Protobuf messages as JSON in the suite's own form, both ways.
+// Protobuf messages ↔ JSON by the API's conventions, through reflection.
 //
-// snake_case names; enums as lower-case words without prefix (null when unspecified); 64-bit integers as strings, read
-// from strings or numbers; times RFC 3339 with 6 decimals; durations "1.5s"; bytes base64url without padding; raw_json
-// fields verbatim. Every field is written, unset messages and optionals as null, so that shapes are stable. Reading is
-// strict and names every violation at once: unknown fields, output_only fields (read_only), wrong types, ranges and
-// missing required fields, each with its JSON pointer. Duplicate keys were refused by the parser of libs/base/json.h.
+// snake_case names; enums as lower-case words without their prefix; 64-bit integers as strings (a number is accepted
+// too); times RFC 3339 UTC with 6 decimals; durations "1.5s"; bytes base64url; fields marked raw_json stand as the JSON
+// they hold, verbatim. Out: every field, what is unset as null, so that shapes are stable. In: unknown fields,
+// output_only fields, wrong types and missing required ones are refused, all at once, each with its pointer. protobuf's
+// own converter is not used: it accepts far too much.
 #pragma once
 
 #include <string>
@@ -13,31 +13,28 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "libs/base/json.h"
 #include "libs/base/problem.h"
 
 namespace google::protobuf {
-class FieldDescriptor;
 class Message;
+class FieldDescriptor;
 }  // namespace google::protobuf
-namespace mainstay {
-class JsonValue;
-}
 
 namespace mainstay::rpc {
 
+// Appends `message` as a JSON object.
 void AppendJson(const google::protobuf::Message& message, std::string& out);
-std::string ToJson(const google::protobuf::Message& message);
 
-// Fills `message` from an object, adding to `errors`. `pointer` is where the object stands. `skip`: top-level fields that came from
-// elsewhere (the path); they are unknown here.
-void ReadJson(const JsonValue& value, const std::string& pointer, const std::vector<std::string>& skip,
-              google::protobuf::Message& message, std::vector<FieldError>& errors);
-// validation-failed with all of them.
-absl::Status FromJson(const JsonValue& value, google::protobuf::Message& message);
+// Fills `message` (empty) from a JSON object. `pointer` is where it stands in the body. Errors are added to `errors`.
+void ReadJson(const JsonValue& json, std::string_view pointer, google::protobuf::Message& message,
+              std::vector<FieldError>& errors);
+// The same for a whole body: validation-failed with every error.
+absl::Status FromJson(const JsonValue& json, google::protobuf::Message& message);
 
-// A scalar, enum, Duration or Timestamp field from its text in a path or query ("10s", "ready", "42"); repeated fields take one more element. False when the text does not fit;
-// `code` and `detail` then say why.
-bool SetFromText(const google::protobuf::FieldDescriptor& field, std::string_view text,
-                 google::protobuf::Message& message, std::string& code, std::string& detail);
+// Sets a single field from the text of a path or query parameter. Returns what is wrong ("an integer is expected"),
+// empty when nothing is. Repeated fields take comma-separated values.
+std::string SetFromText(google::protobuf::Message& message, const google::protobuf::FieldDescriptor& field,
+                        std::string_view text);
 
 }  // namespace mainstay::rpc

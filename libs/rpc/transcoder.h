@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// HTTP/JSON for every RPC that has a google.api.http annotation, from the descriptors alone: a new RPC needs no code.
+// From an HTTP request to an RPC and back, for every method with a google.api.http annotation: a new RPC needs no code
+// at the edge.
 //
-// Immutable after construction, thread-safe. Knows paths, parameters and bodies; sends nothing. A list RPC's ListQuery is filled by the one parser of
-// libs/http/list_query.h; other parameters bind to the request's fields by name. Methods marked internal have no route.
+// Path templates have literals, {field} (one segment) and a :verb at the end. What neither path nor body binds comes
+// from the query: a field of type common.v1.ListQuery takes the list parameters through the one parser of
+// libs/http/list_query.h, any other parameter sets the field of its name. Constant after construction; thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -13,9 +15,9 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "libs/base/json.h"
 
 namespace google::protobuf {
-class Descriptor;
 class Message;
 class MethodDescriptor;
 }  // namespace google::protobuf
@@ -23,53 +25,48 @@ class MethodDescriptor;
 namespace mainstay::rpc {
 
 struct Route {
-  std::string http_method;            // "POST"
-  std::string path;                   // "/mainstay/v1/jobs/{id}:cancel"
   const google::protobuf::MethodDescriptor* method = nullptr;
-  std::string domain;                 // "jobs": of the package mainstay.jobs.v1
-  std::string rpc;                    // "/mainstay.jobs.v1.JobsService/CancelJob"
-  std::string body;                   // "", "*" or a field
+  std::string service;                // the process that serves it: "worker"
+  std::string rpc_path;               // "/mainstay.jobs.v1.JobsService/GetJob"
+  std::string http_method;            // "GET"
+  std::vector<std::string> segments;  // literals; "{id}" for a variable
+  std::string verb;                   // after the colon of the last segment
+  std::string body;                   // "", "*", or the field that the body fills
   std::string scope;
-  int64_t body_limit = 1 << 20;
-  bool upload = false, download = false, server_stream = false;
+  int64_t body_limit = 0;  // 0: the server's default
   int success_status = 200;
-
-  struct Part {
-    std::string text;   // literal, or the field of a variable
-    bool variable = false;
-  };
-  std::vector<Part> parts;
-  std::string verb;     // after the colon of the last segment
-};
-
-using PathValues = std::vector<std::pair<std::string, std::string>>;  // field → text
-
-struct Match {
-  const Route* route = nullptr;
-  PathValues values;
+  enum class Transfer { kJson, kUpload, kDownload } transfer = Transfer::kJson;
+  bool server_streaming = false;
 };
 
 class Transcoder {
  public:
-  // All services linked into this process. Fails when two routes are the same or an annotation names a field that does not exist.
-  static absl::StatusOr<Transcoder> Create();
+  // All annotated methods of these files: {"mainstay/jobs/v1/jobs.proto", "worker"}. Dies on an annotation it does not
+  // understand: a mistake in a proto.
+  explicit Transcoder(const std::vector<std::pair<std::string, std::string>>& files);
 
-  const std::vector<Route>& routes() const { return *routes_; }
-  // not-found, or method-not-allowed with the member `allow`.
-  absl::StatusOr<Match> Find(std::string_view http_method, const std::vector<std::string>& segments) const;
+  struct Match {
+    const Route* route = nullptr;
+    std::vector<std::pair<std::string, std::string>> variables;  // field → value
+  };
+  // not-found; or method-not-allowed, whose Allow is in *allow.
+  absl::StatusOr<Match> Find(std::string_view http_method, const std::vector<std::string>& segments,
+                             std::string* allow) const;
 
-  // The request from path, query (undecoded) and body. `body` is the raw text of the HTTP body; "" with `has_body` false when the client sent none. Every violation at once: invalid-parameter
-  // for path and query, validation-failed for the body.
-  static absl::StatusOr<std::unique_ptr<google::protobuf::Message>> Bind(const Match& match, std::string_view query,
-                                                                         bool has_body, std::string body);
-  // Of an upload: the first message of the client's stream, with its options from the query.
-  static absl::StatusOr<std::unique_ptr<google::protobuf::Message>> BindUpload(const Match& match, std::string_view query);
+  // The request message. `body`: null when none was sent. Mistakes are problems: invalid-parameter for the query,
+  // validation-failed for the body, all at once.
+  absl::StatusOr<std::unique_ptr<google::protobuf::Message>> Request(const Match& match, std::string_view query,
+                                                                     const JsonValue* body) const;
+  // The first message of an upload: the query's parameters in its `options`.
+  absl::StatusOr<std::unique_ptr<google::protobuf::Message>> UploadRequest(const Match& match,
+                                                                           std::string_view query) const;
+  // The JSON of a serialized response.
+  absl::StatusOr<std::string> Response(const Route& route, std::string_view bytes) const;
 
-  static std::unique_ptr<google::protobuf::Message> New(const google::protobuf::Descriptor& type);
+  const std::vector<Route>& routes() const { return routes_; }
 
  private:
-  explicit Transcoder(std::shared_ptr<const std::vector<Route>> routes) : routes_(std::move(routes)) {}
-  std::shared_ptr<const std::vector<Route>> routes_;
+  std::vector<Route> routes_;
 };
 
 }  // namespace mainstay::rpc
