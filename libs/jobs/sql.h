@@ -165,13 +165,6 @@ FROM mainstay.job_windows w JOIN mainstay.job_queues q ON q.name = w.queue ORDER
 
 // ---- upkeep (the elected worker; safe with two) ----
 
-// Takes or renews a lease row; no row back: someone else holds it. $3 seconds.
-inline constexpr Named kLead = {"jobs_lead", R"sql(
-INSERT INTO mainstay.job_leases AS l (name, holder, lease_until) VALUES ($1, $2::uuid, clock_timestamp() + $3::float8 * interval '1 second')
-ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, lease_until = excluded.lease_until WHERE l.holder = excluded.holder OR l.lease_until < clock_timestamp()
-RETURNING name)sql"};
-inline constexpr Named kStepDown = {"jobs_step_down", "DELETE FROM mainstay.job_leases WHERE name = $1 AND holder = $2::uuid"};
-
 // The catalog's queues, for SQL producers; those no longer declared stay as long as jobs name them, but take no new ones from SQL.
 inline constexpr Named kSyncQueues = {"jobs_sync_queues", R"sql(
 WITH declared AS (
@@ -251,8 +244,9 @@ inline constexpr Named kMaintainHistory = {"jobs_maintain_history", "SELECT made
 
 // A job as the API shows it: $1 uuid, $2 tenant ('*': any).
 inline constexpr Named kGet = {"jobs_get", R"sql(
-SELECT id, tenant, kind, queue, state, priority, args, result, attempt, max_attempts, crashes, max_crashes, snoozes, fence, errors, progress, unique_key, ordering_key, to_json(tags), run_at, deadline,
-       created_at, started_at, finished_at, principal, traceparent, request_id, catalog_hash, worker
+SELECT tenant, kind, queue, state, priority, args, result, attempt, max_attempts, crashes, max_crashes, snoozes, fence, errors, progress, unique_key, ordering_key, array_to_json(tags),
+       (extract(epoch FROM run_at) * 1000000)::bigint, (extract(epoch FROM deadline) * 1000000)::bigint, (extract(epoch FROM created_at) * 1000000)::bigint,
+       (extract(epoch FROM started_at) * 1000000)::bigint, (extract(epoch FROM finished_at) * 1000000)::bigint, principal, traceparent, request_id, catalog_hash, worker
 FROM mainstay.jobs_view WHERE uid = $1::uuid AND (tenant = $2 OR $2 = '*'))sql"};
 // The fence of a job that is not final, for a cancel or to see that it is; locks it.
 inline constexpr Named kLockHot = {"jobs_lock_hot", "SELECT fence, state, key_hash FROM mainstay.jobs WHERE id = $1::uuid AND (tenant = $2 OR $2 = '*') FOR UPDATE"};
@@ -279,7 +273,10 @@ LEFT JOIN (SELECT j.queue, count(*) FILTER (WHERE j.state = 1) AS scheduled, cou
                   extract(epoch FROM clock_timestamp() - min(coalesce(j.run_at, j.created_at)) FILTER (WHERE j.state IN (2, 3, 4)))::float8 AS oldest
            FROM mainstay.jobs j WHERE j.tenant = $1 OR $1 = '*' GROUP BY j.queue) c ON c.queue = q.name
 WHERE (q.declared OR c.queue IS NOT NULL) AND ($2::text IS NULL OR q.name = $2) ORDER BY q.name)sql"};
-inline constexpr Named kPause = {"jobs_pause", "UPDATE mainstay.job_queues SET paused_at = clock_timestamp(), paused_by = $2, paused_reason = $3, paused_until = NULL WHERE name = $1 AND declared RETURNING name"};
+// The windows close with it, so that nothing more is published; what is published already is put back by the start check.
+inline constexpr Named kPause = {"jobs_pause", R"sql(
+WITH closed AS (UPDATE mainstay.job_windows SET open_until = '-infinity' WHERE queue = $1)
+UPDATE mainstay.job_queues SET paused_at = clock_timestamp(), paused_by = $2, paused_reason = $3, paused_until = NULL WHERE name = $1 RETURNING name)sql"};
 inline constexpr Named kResume = {"jobs_resume", "UPDATE mainstay.job_queues SET paused_at = NULL, paused_by = NULL, paused_reason = NULL, paused_until = NULL WHERE name = $1 RETURNING name"};
 
 }  // namespace mainstay::jobs::sql

@@ -14,7 +14,6 @@
 namespace mainstay::jobs {
 namespace {
 
-constexpr char kLease[] = "jobs-upkeep";
 constexpr int kDispatchBatch = 500, kDueBatch = 500;
 constexpr absl::Duration kWindowLife = absl::Seconds(10);  // an open window closes by itself when nobody renews it
 
@@ -53,7 +52,8 @@ absl::Status CreateGroups(redis::Client& redis, const std::vector<std::string>& 
   return redis.Pipeline(commands).status();
 }
 
-Upkeep::Upkeep(const EngineOptions& options, const Uuid& worker, postgres::Pool& pool) : options_(options), worker_(worker), pool_(pool), redis_(options.redis) {}
+Upkeep::Upkeep(const EngineOptions& options, const Uuid& worker, postgres::Pool& pool) : options_(options), worker_(worker), pool_(pool),
+      lease_(pool, {.name = "jobs-upkeep", .holder = worker.ToString(), .ttl = options.lease, .margin = options.lease / 5}), redis_(options.redis) {}
 
 Upkeep::~Upkeep() { Stop(); }
 
@@ -101,6 +101,7 @@ void Upkeep::Run() {
         windows_closed_ = false;
       }
     }
+    if (leading_ && !lease_.held()) leading_ = false;
     if (leading_) {
       if (now - last_streams > absl::Seconds(1)) {
         const absl::Status refreshed = RefreshStreams();
@@ -153,23 +154,14 @@ void Upkeep::Run() {
     const absl::Duration pause = busy ? absl::ZeroDuration() : status.ok() ? options_.dispatch_interval : std::max(options_.dispatch_interval, absl::Milliseconds(200));
     if (mu_.AwaitWithTimeout(absl::Condition(&stopping_), pause)) break;
   }
-  if (leading_) {
-    leading_ = false;
-    Query([&](pqxx::transaction_base& tx) -> absl::Status {
-      jobs::Run(tx, sql::kStepDown, kLease, worker_.ToString());
-      return absl::OkStatus();
-    }).IgnoreError();
-  }
+  leading_ = false;
+  lease_.Release().IgnoreError();
 }
 
 absl::Status Upkeep::Lead() {
-  bool won = false;
-  const absl::Status status = Query([&](pqxx::transaction_base& tx) -> absl::Status {
-    won = !jobs::Run(tx, sql::kLead, kLease, worker_.ToString(), absl::ToDoubleSeconds(options_.lease)).empty();
-    return absl::OkStatus();
-  });
-  if (status.ok()) leading_ = won;
-  return status;
+  const absl::StatusOr<bool> won = lease_.TryAcquire();
+  leading_ = lease_.held();
+  return won.status();
 }
 
 absl::Status Upkeep::RefreshStreams() {

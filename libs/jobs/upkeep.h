@@ -16,6 +16,7 @@
 #include "absl/synchronization/mutex.h"
 #include "libs/jobs/engine.h"
 #include "libs/jobs/in_hand.h"
+#include "libs/postgres/lease.h"
 
 namespace mainstay::jobs {
 
@@ -62,6 +63,7 @@ class Upkeep {
   const EngineOptions options_;
   const Uuid worker_;
   postgres::Pool& pool_;
+  postgres::Lease lease_;
   redis::Client redis_;
   std::map<StreamId, Stream> streams_;
   std::string kinds_ = "{}";  // announced by live workers, as an array literal

@@ -197,13 +197,6 @@ CREATE TABLE mainstay.job_windows (
   PRIMARY KEY (queue, priority)
 ) WITH (fillfactor = 50);
 
--- Leadership as rows, so that a transaction pooler may stand between.
-CREATE TABLE mainstay.job_leases (
-  name        text PRIMARY KEY,
-  holder      uuid NOT NULL,
-  lease_until timestamptz NOT NULL
-) WITH (fillfactor = 50);
-
 -- Gives free slots to the lowest job of each key and returns those to be added to their streams. Called after the commit of an enqueue, never inside the caller's
 -- transaction (completers would wait for it, and two callers could deadlock). Keys are taken in order. A head seen by the first statement may be finished by the time its
 -- slot is ours (we waited for the slot's deleter), so each taken slot is checked by a later statement that locks the job against a cancel on its way.
@@ -348,6 +341,6 @@ GRANT EXECUTE ON FUNCTION mainstay.promote_job_keys(bigint[]) TO mainstay_webhoo
 GRANT EXECUTE ON FUNCTION mainstay.enqueue(text, json, text, text, integer, timestamptz, text, text, integer, text[], timestamptz, text)
   TO mainstay_webhooks, mainstay_transfer, mainstay_integrations, mainstay_gateway, mainstay_worker;
 GRANT SELECT, INSERT, UPDATE, DELETE ON mainstay.jobs, mainstay.jobs_history, mainstay.job_unique, mainstay.job_slots, mainstay.job_workers, mainstay.job_queues,
-  mainstay.job_windows, mainstay.job_leases TO mainstay_worker;
+  mainstay.job_windows TO mainstay_worker;
 GRANT SELECT ON mainstay.jobs_view TO mainstay_worker;
 GRANT EXECUTE ON FUNCTION mainstay.maintain_job_history(integer, interval), mainstay.pass_job_keys(uuid[], bigint[]) TO mainstay_worker;

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "libs/jobs/store.h"
+
+#include "absl/strings/str_cat.h"
+#include "libs/base/problem.h"
+#include "libs/base/status.h"
+#include "libs/jobs/in_hand.h"
+#include "libs/jobs/sql.h"
+#include "libs/postgres/errors.h"
+
+namespace mainstay::jobs {
+namespace {
+
+std::string Text(const pqxx::field& field) { return field.is_null() ? std::string() : std::string(field.c_str(), field.size()); }
+
+std::optional<absl::Time> Micros(const pqxx::field& field) {
+  if (field.is_null()) return std::nullopt;
+  return absl::FromUnixMicros(field.as<int64_t>());
+}
+
+absl::Status NoSuchJob() { return MakeProblem("not-found", "no such job"); }
+
+// Runs `body` with libpqxx's exceptions turned into statuses.
+template <typename F>
+auto Guarded(F body) -> decltype(body()) {
+  try {
+    return body();
+  } catch (...) {
+    return postgres::StatusFromCurrentException();
+  }
+}
+
+std::vector<Enqueued> ToPublish(const std::vector<Handout>& handouts, const std::vector<int64_t>& keys) {
+  std::vector<Enqueued> out;
+  for (const auto& h : handouts) out.push_back({.stream = h.stream, .entry = h.entry});
+  for (const int64_t key : keys) out.push_back({.key = key});
+  return out;
+}
+
+}  // namespace
+
+absl::StatusOr<JobView> GetJob(pqxx::transaction_base& tx, const CallContext& context, const Uuid& id) {
+  return Guarded([&]() -> absl::StatusOr<JobView> {
+    const pqxx::result rows = Run(tx, sql::kGet, id.ToString(), context.principal.tenant);
+    if (rows.empty()) return NoSuchJob();
+    const auto row = rows[0];
+    JobView job;
+    job.id = id;
+    int c = 0;
+    job.tenant = Text(row[c++]);
+    job.kind = Text(row[c++]);
+    job.queue = Text(row[c++]);
+    job.state = Text(row[c++]);
+    job.priority = row[c++].as<int>();
+    job.args = Text(row[c++]);
+    if (!row[c].is_null()) job.result = Text(row[c]);
+    ++c;
+    job.attempt = row[c++].as<int>();
+    job.max_attempts = row[c++].as<int>();
+    job.crashes = row[c++].as<int>();
+    job.max_crashes = row[c++].as<int>();
+    job.snoozes = row[c++].as<int>();
+    job.fence = row[c++].as<int64_t>();
+    job.errors = Text(row[c++]);
+    job.progress = Text(row[c++]);
+    job.unique_key = Text(row[c++]);
+    job.ordering_key = Text(row[c++]);
+    job.tags = Text(row[c++]);
+    job.run_at = Micros(row[c++]);
+    job.deadline = Micros(row[c++]);
+    job.created_at = Micros(row[c++]);
+    job.started_at = Micros(row[c++]);
+    job.finished_at = Micros(row[c++]);
+    job.principal = Text(row[c++]);
+    job.traceparent = Text(row[c++]);
+    job.request_id = Text(row[c++]);
+    job.catalog_hash = Text(row[c++]);
+    job.worker = Text(row[c++]);
+    return job;
+  });
+}
+
+absl::StatusOr<std::vector<Enqueued>> CancelJob(pqxx::transaction_base& tx, const CallContext& context, const Uuid& id, std::string_view reason) {
+  return Guarded([&]() -> absl::StatusOr<std::vector<Enqueued>> {
+    const pqxx::result rows = Run(tx, sql::kLockHot, id.ToString(), context.principal.tenant);
+    if (rows.empty()) {
+      ASSIGN_OR_RETURN(const JobView job, GetJob(tx, context, id));
+      if (job.state == "cancelled") return std::vector<Enqueued>();
+      return MakeProblem("rule-violation", absl::StrCat("the job is ", job.state, " and cannot be cancelled any more"));
+    }
+    CompleteArrays batch;
+    batch.Add(id, rows[0][0].as<int64_t>(), kStateCancelled, nullptr, "cancelled",
+              CleanText(reason.empty() ? absl::StrCat("cancelled by ", context.principal.subject) : absl::StrCat("cancelled by ", context.principal.subject, ": ", std::string(reason)), 2000), 0, 0);
+    std::vector<int64_t> freed;
+    std::vector<Handout> handouts;
+    if (Complete(tx, std::move(batch), nullptr, "api", &freed, &handouts) == 0) return NoSuchJob();
+    return ToPublish(handouts, freed);
+  });
+}
+
+absl::StatusOr<std::vector<Enqueued>> RetryJob(pqxx::transaction_base& tx, const CallContext& context, const Uuid& id, std::string_view reason) {
+  return Guarded([&]() -> absl::StatusOr<std::vector<Enqueued>> {
+    const pqxx::result rows = Run(tx, sql::kDead, id.ToString(), context.principal.tenant);
+    if (rows.empty()) {
+      ASSIGN_OR_RETURN(const JobView job, GetJob(tx, context, id));
+      return MakeProblem("rule-violation", absl::StrCat("the job is ", job.state, "; only a dead job can be run again"));
+    }
+    if (!rows[0][1].is_null()) {
+      // The key ended with the job's state, so another job may hold it by now.
+      const auto hash = tx.exec_params("SELECT mainstay.job_unique_hash($1, $2, $3)", rows[0][2].c_str(), rows[0][0].c_str(), rows[0][1].c_str());
+      PgArray hashes, jobs;
+      hashes.Add(hash[0][0].c_str());
+      jobs.Add(id.ToString());
+      const auto taken = Run(tx, sql::kTakeUnique, std::move(hashes).Finish(), std::move(jobs).Finish());
+      if (id.ToString() != taken[0][1].c_str()) return MakeProblem("unique-violation", "another job holds the unique key of this one now");
+    }
+    const auto revived = Run(tx, sql::kRevive, id.ToString(), context.principal.subject, CleanText(reason, 2000));
+    std::vector<int64_t> keys;
+    if (!revived.empty() && !revived[0][0].is_null()) keys.push_back(revived[0][0].as<int64_t>());
+    return ToPublish({}, keys);
+  });
+}
+
+absl::StatusOr<std::vector<std::string>> KnownKinds(pqxx::transaction_base& tx) {
+  return Guarded([&]() -> absl::StatusOr<std::vector<std::string>> {
+    std::vector<std::string> kinds;
+    for (const auto& row : Run(tx, sql::kKnownKinds)) kinds.emplace_back(row[0].c_str());
+    return kinds;
+  });
+}
+
+absl::StatusOr<std::vector<QueueView>> ListQueues(pqxx::transaction_base& tx, const CallContext& context, const std::optional<std::string>& name) {
+  return Guarded([&]() -> absl::StatusOr<std::vector<QueueView>> {
+    std::vector<QueueView> queues;
+    for (const auto& row : Run(tx, sql::kQueues, context.principal.tenant, name.has_value() ? name->c_str() : static_cast<const char*>(nullptr))) {
+      QueueView q;
+      q.name = Text(row[0]);
+      q.paused = row[1].as<bool>();
+      if (q.paused) {
+        q.paused_by = Text(row[2]);
+        q.paused_reason = Text(row[3]);
+      }
+      q.scheduled = row[4].as<int64_t>();
+      q.blocked = row[5].as<int64_t>();
+      q.ready = row[6].as<int64_t>();
+      q.published = row[7].as<int64_t>();
+      q.running = row[8].as<int64_t>();
+      if (!row[9].is_null()) q.oldest_age = absl::Seconds(std::max(0.0, row[9].as<double>()));
+      queues.push_back(std::move(q));
+    }
+    return queues;
+  });
+}
+
+absl::Status PauseQueue(pqxx::transaction_base& tx, const CallContext& context, const std::string& name, std::string_view reason) {
+  return Guarded([&]() -> absl::Status {
+    if (Run(tx, sql::kPause, name, context.principal.subject, CleanText(reason, 2000)).empty()) return MakeProblem("not-found", "no such queue");
+    return absl::OkStatus();
+  });
+}
+
+absl::Status ResumeQueue(pqxx::transaction_base& tx, const std::string& name) {
+  return Guarded([&]() -> absl::Status {
+    if (Run(tx, sql::kResume, name).empty()) return MakeProblem("not-found", "no such queue");
+    return absl::OkStatus();
+  });
+}
+
+}  // namespace mainstay::jobs
