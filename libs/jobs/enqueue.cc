@@ -178,8 +178,8 @@ absl::StatusOr<std::vector<Enqueued>> Enqueue(pqxx::transaction_base& tx, const 
     Validate(jobs[i], jobs[i].context != nullptr ? *jobs[i].context : context, jobs.size() == 1 ? "" : absl::StrCat("/items/", i), errors);
   }
   if (!errors.empty()) {
-    const size_t n = errors.size();
-    return MakeProblem("validation-failed", n == 1 ? absl::StrCat("1 field is wrong: ", errors[0].name, ": ", errors[0].detail) : absl::StrCat(n, " fields are wrong"), std::move(errors));
+    const std::string detail = errors.size() == 1 ? absl::StrCat("1 field is wrong: ", errors[0].name, ": ", errors[0].detail) : absl::StrCat(errors.size(), " fields are wrong");
+    return MakeProblem("validation-failed", detail, std::move(errors));
   }
 
   try {
