@@ -668,6 +668,7 @@ class Builder {
     const std::string path = StrCat("resources.", declaration.name);
     const Table* table = database_.Find(resource.schema, resource.table);
     if (declaration.permissions.empty()) Warn(path, "no role has a permission: only admin can use this resource");
+    if (table->row_security) Warn(path, StrCat("row security is on for ", TableText(resource), ": the service roles see only what its policies let them see"));
     if (resource.tenant >= 0) {
       const Field& tenant = resource.fields[resource.tenant];
       if (tenant.nullable && !resource.view) Warn(path + ".tenant", StrCat("the column \"", tenant.column, "\" allows NULL: rows without a tenant are seen by no one but operators"));

@@ -18,16 +18,16 @@ namespace {
 // What the statements below are about: $1 and $2 are the schemas and names of the tables, position by position.
 constexpr char kClassesByName[] = R"sql(
 SELECT c.oid, n.nspname, c.relname, c.relkind, c.relispartition, c.reltuples::bigint,
-       pg_relation_is_updatable(c.oid, true) & 28 = 28 OR c.relkind IN ('r', 'p'), obj_description(c.oid, 'pg_class')
+       pg_relation_is_updatable(c.oid, true) & 28 = 28 OR c.relkind IN ('r', 'p'), obj_description(c.oid, 'pg_class'), c.relrowsecurity
 FROM unnest($1::text[], $2::text[]) AS wanted(s, t)
 JOIN pg_namespace n ON n.nspname = wanted.s
 JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.t
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
-GROUP BY c.oid, n.nspname, c.relname, c.relkind, c.relispartition, c.reltuples)sql";
+GROUP BY c.oid, n.nspname, c.relname, c.relkind, c.relispartition, c.reltuples, c.relrowsecurity)sql";
 
 constexpr char kClassesBySchema[] = R"sql(
 SELECT c.oid, n.nspname, c.relname, c.relkind, c.relispartition, c.reltuples::bigint,
-       pg_relation_is_updatable(c.oid, true) & 28 = 28 OR c.relkind IN ('r', 'p'), obj_description(c.oid, 'pg_class')
+       pg_relation_is_updatable(c.oid, true) & 28 = 28 OR c.relkind IN ('r', 'p'), obj_description(c.oid, 'pg_class'), c.relrowsecurity
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
   AND CASE WHEN $1::text[] = '{}' THEN n.nspname NOT IN ('information_schema', 'mainstay') AND n.nspname !~ '^pg_' ELSE n.nspname = ANY($1::text[]) END)sql";
@@ -204,6 +204,7 @@ Database Load(pqxx::transaction_base& tx, const pqxx::result& classes) {
     table.estimated_rows = row[5].as<int64_t>();
     table.writable = row[6].as<bool>();
     table.comment = TextOrEmpty(row[7]);
+    table.row_security = row[8].as<bool>();
     oids.push_back(table.oid);
     uint32_t oid = table.oid;
     auto key = std::make_pair(table.schema, table.name);

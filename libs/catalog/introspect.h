@@ -60,6 +60,7 @@ struct Table {
   char kind = 'r';            // relkind: r table, p partitioned, v view, m materialised view, f foreign table
   bool writable = true;       // false: a view that PostgreSQL can't write through, a materialised view
   bool partition = false;     // a part of a partitioned table
+  bool row_security = false;  // policies decide what the services see
   int64_t estimated_rows = -1;
   std::string comment;
   std::vector<Column> columns;

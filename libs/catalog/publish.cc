@@ -87,6 +87,12 @@ absl::Status Grant(pqxx::transaction_base& tx, const Prepared& prepared, const s
   std::set<std::string> schema_names;
   for (const auto& [name, table] : prepared.database.tables) {
     schema_names.insert(table.schema);
+    // Values are cast to the columns' types by name: the schema of a type must be usable too.
+    for (const Column& column : table.columns) {
+      if (column.type.name.empty() || column.type.name[0] != '"') continue;
+      absl::StatusOr<std::pair<std::string, std::string>> type = ParseTableName(column.type.array ? column.type.name.substr(0, column.type.name.size() - 2) : column.type.name);
+      if (type.ok() && type->first != "pg_catalog") schema_names.insert(type->first);
+    }
     const auto right = rights.find(QuoteName(table.schema, table.name));
     if (right == rights.end() || right->second.find("INSERT") == std::string::npos) continue;
     for (const std::string& sequence : table.sequences) sequences.Add(sequence);

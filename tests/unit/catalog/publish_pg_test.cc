@@ -76,6 +76,16 @@ TEST_CASE("the services get what the catalog needs on the user's tables, and los
   CHECK_FALSE(May(url, "mainstay_worker", "SELECT", "shop.old"));
 }
 
+TEST_CASE("a column's type may live in another schema; row security is mentioned") {
+  const std::string url = testing::NewMigratedDatabase();
+  Sql(url, R"sql(CREATE SCHEMA kinds; CREATE TYPE kinds."Colour" AS ENUM ('red'); CREATE TABLE public.cars (id serial PRIMARY KEY, colour kinds."Colour", all_colours kinds."Colour"[]);
+ALTER TABLE public.cars ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON public.cars USING (true))sql");
+  absl::StatusOr<Published> published = Publish(url, OneFile("roles: {r: {}}\nresources: {cars: {table: cars, shared: write, permissions: {r: {actions: all}}}}\n"), {}, "ada");
+  REQUIRE_THAT(published, IsOk());
+  CHECK(published->warnings == std::vector<std::string>{"c.yaml:2:13: resources.cars: row security is on for public.cars: the service roles see only what its policies let them see"});
+  Sql(testing::Postgres::As(url, "mainstay_gateway"), R"sql(INSERT INTO public.cars (colour, all_colours) VALUES ('red'::text::kinds."Colour", '{red}'::text::kinds."Colour"[]))sql");
+}
+
 TEST_CASE("a bad catalog changes nothing") {
   const std::string url = ShopDatabase(true);
   absl::StatusOr<Published> good = Publish(url, OneFile(kOrders), {}, "ada");
