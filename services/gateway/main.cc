@@ -88,8 +88,10 @@ absl::StatusOr<int> Serve(const Options& options) {
   rpc::Guard guard("gateway", std::move(verifier), [&watcher](const auto& roles, std::string_view scope) {
     return watcher.model()->HasScope(roles, scope);
   });
+  std::vector<RecordsService::Loop> loops;
+  for (size_t i = 0; i < connections.size(); ++i) loops.push_back({server.loops()[i], connections[i].get()});
   RecordsService records_service(
-      guard, records, [&watcher] { return watcher.model(); }, server.loops(), connections);
+      guard, records, [&watcher] { return watcher.model(); }, loops);
   rpc::ServiceServer rpc_server(options.service);
   rpc_server.Add(&records_service.service());
   for (rpc::Dependency& dependency : dependencies) rpc_server.AddDependency(dependency);
