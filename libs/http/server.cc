@@ -690,8 +690,10 @@ asio::awaitable<void> Connection::Run() {
     const absl::Duration elapsed = absl::Now() - start;
     server_.counters.by_class[size_t(std::clamp(status / 100, 1, 5) - 1)]->Increment();
     server_.counters.seconds.Observe(absl::ToDoubleSeconds(elapsed));
-    if (status >= 500 || (elapsed > kSlow && !response.stream)) {
-      log::Write(status >= 500 && status != 503 ? log::Level::kError : log::Level::kInfo, "request",
+    // 501 and 505 are the client's mistakes.
+    const bool ours = status >= 500 && status != 501 && status != 505;
+    if (ours || (elapsed > kSlow && !response.stream)) {
+      log::Write(status == 500 ? log::Level::kError : log::Level::kInfo, "request",
                  {{"method", request.method}, {"path", request.path}, {"status", status},
                   {"ms", absl::ToDoubleMilliseconds(elapsed)}, {"request_id", request.request_id},
                   {"trace", request.traceparent}, {"remote", request.remote_address}});
