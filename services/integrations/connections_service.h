@@ -18,7 +18,6 @@ class ConnectionsServiceImpl final : public v1::ConnectionsService::Service {
  public:
   ConnectionsServiceImpl(const rpc::Guard& guard, postgres::Pool& pool, std::function<catalog::ModelPtr()> model)
       : guard_(guard), pool_(pool), model_(std::move(model)) {}
-  grpc::Status ListConnections(grpc::ServerContext* context, const v1::ListConnectionsRequest* request, v1::ListConnectionsResponse* response) override;
   grpc::Status GetConnection(grpc::ServerContext* context, const v1::GetConnectionRequest* request, v1::Connection* response) override;
 
  private:

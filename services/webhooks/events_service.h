@@ -21,7 +21,6 @@ class EventsServiceImpl final : public v1::WebhookEventsService::Service {
  public:
   EventsServiceImpl(const rpc::Guard& guard, postgres::Pool& pool, jobs::Handoff& handoff, std::function<catalog::ModelPtr()> model)
       : guard_(guard), pool_(pool), handoff_(handoff), model_(std::move(model)) {}
-  grpc::Status ListWebhookEvents(grpc::ServerContext* context, const v1::ListWebhookEventsRequest* request, v1::ListWebhookEventsResponse* response) override;
   grpc::Status GetWebhookEvent(grpc::ServerContext* context, const v1::GetWebhookEventRequest* request, v1::WebhookEvent* response) override;
   grpc::Status ReplayWebhookEvent(grpc::ServerContext* context, const v1::ReplayWebhookEventRequest* request, v1::WebhookEvent* response) override;
 
