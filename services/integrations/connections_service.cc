@@ -5,7 +5,10 @@
 
 #include "libs/base/ids.h"
 #include "libs/base/problem.h"
+#include "libs/base/status.h"
+#include "libs/catalog/introspect.h"
 #include "libs/postgres/pool.h"
+#include "libs/records/list.h"
 
 namespace mainstay::integrations {
 namespace {
@@ -26,6 +29,28 @@ void FillTime(const pqxx::field& field, google::protobuf::Timestamp* out) {
 }
 
 }  // namespace
+
+grpc::Status ConnectionsServiceImpl::ListConnections(grpc::ServerContext* context, const v1::ListConnectionsRequest* request, v1::ListConnectionsResponse* response) {
+  return guard_.Handle(*context, "mainstay.integrations.v1.ConnectionsService/ListConnections", [&](const CallContext& call) -> absl::Status {
+    return pool_.Snapshot(call.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
+      response->Clear();
+      catalog::Resource resource;
+      {
+        absl::MutexLock lock(&mu_);
+        if (!resource_) {
+          ASSIGN_OR_RETURN(resource_, catalog::SystemResource(tx, "mainstay.connections_view",
+                                                              {.name = "connections", .key = "uid", .default_sort = "-uid",
+                                                               .filterable = {"id", "provider", "name", "state"}, .sortable = {"created_at"}, .hidden = {"uid"}}));
+        }
+        resource = *resource_;
+      }
+      ASSIGN_OR_RETURN(records::RowsPage page, records::ListRows(tx, resource, *model_(), call, request->query(), cursor_key_));
+      for (size_t i = 0; i < page.rows.size(); ++i) RETURN_IF_ERROR(records::FillMessage(page, i, response->add_data()));
+      *response->mutable_page() = std::move(page.page);
+      return absl::OkStatus();
+    });
+  });
+}
 
 grpc::Status ConnectionsServiceImpl::GetConnection(grpc::ServerContext* context, const v1::GetConnectionRequest* request, v1::Connection* response) {
   return guard_.Handle(*context, "mainstay.integrations.v1.ConnectionsService/GetConnection", [&](const CallContext& call) -> absl::Status {

@@ -9,6 +9,7 @@
 #include "libs/base/clock.h"
 #include "libs/base/ids.h"
 #include "libs/base/strings.h"
+#include "libs/base/text.h"
 #include "libs/catalog/watcher.h"
 #include "libs/integrations/connections.h"
 #include "libs/integrations/egress.h"
@@ -36,12 +37,15 @@ int Main(int argc, char** argv) {
   // A call waits on its thread while the bytes move elsewhere: this bounds the calls of the process.
   options.max_threads = 256;
   EgressOptions egress_options;
-  std::string secrets_key_file, ca_file;
+  std::string secrets_key_file, cursor_key, ca_file;
   std::vector<std::string> allow, nat64, self, schemes = egress_options.guard.schemes, ports = {"443", "8443"};
   int64_t pool_size = 4, copies = 1;
   auto code = rpc::LoadConfig(arguments, [&](ConfigReader& reader) {
     options.Declare(reader);
     reader.Required("secrets_key_file", &secrets_key_file, "file with the key-encryption keys of the secrets");
+    reader.Secret("cursor_key", &cursor_key, "base64 of 32 bytes, the same for all copies: seals the cursors of lists");
+    cursor_key = Base64Decode(cursor_key).value_or("");
+    reader.Check(cursor_key.size() == 32, "cursor_key: base64 of 32 bytes is expected");
     reader.Int("database_connections", &pool_size, 1, 100, "connections to PostgreSQL");
     reader.Int("copies", &copies, 1, 1000, "copies of this service: each one's share of a rate limit while Redis is away");
     reader.String("ca_file", &ca_file, "certificate authorities to trust instead of the system's");
@@ -100,7 +104,7 @@ int Main(int argc, char** argv) {
 
   rpc::Guard guard(options.name, *std::move(verifier), [&](const std::vector<std::string>& roles, std::string_view scope) { return model()->HasScope(roles, scope); });
   ProvidersServiceImpl providers(guard, egress, model);
-  ConnectionsServiceImpl connections_service(guard, pool, model);
+  ConnectionsServiceImpl connections_service(guard, pool, model, cursor_key);
   rpc::ServiceServer server(options);
   server.Add(&providers);
   server.Add(&connections_service);

@@ -10,8 +10,10 @@
 #include "libs/base/status.h"
 #include "libs/base/strings.h"
 #include "libs/base/text.h"
+#include "libs/catalog/introspect.h"
 #include "libs/jobs/enqueue.h"
 #include "libs/postgres/pool.h"
+#include "libs/records/list.h"
 #include "libs/telemetry/log.h"
 #include "libs/webhooks/processing.h"
 #include "libs/webhooks/sql.h"
@@ -65,6 +67,30 @@ absl::Status FillEvent(pqxx::transaction_base& tx, const CallContext& call, cons
 }
 
 }  // namespace
+
+grpc::Status EventsServiceImpl::ListWebhookEvents(grpc::ServerContext* context, const v1::ListWebhookEventsRequest* request,
+                                                  v1::ListWebhookEventsResponse* response) {
+  return guard_.Handle(*context, "mainstay.webhooks.v1.WebhookEventsService/ListWebhookEvents", [&](const CallContext& call) -> absl::Status {
+    return pool_.Snapshot(call.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
+      response->Clear();
+      catalog::Resource resource;
+      {
+        absl::MutexLock lock(&mu_);
+        if (!resource_) {
+          ASSIGN_OR_RETURN(resource_, catalog::SystemResource(tx, "mainstay.webhook_events_view",
+                                                              {.name = "webhook-events", .key = "uid", .default_sort = "-uid",
+                                                               .filterable = {"id", "source", "external_id", "type", "entity", "state", "received_at", "event_time"},
+                                                               .sortable = {"received_at"}, .hidden = {"uid"}}));
+        }
+        resource = *resource_;
+      }
+      ASSIGN_OR_RETURN(records::RowsPage page, records::ListRows(tx, resource, *model_(), call, request->query(), cursor_key_));
+      for (size_t i = 0; i < page.rows.size(); ++i) RETURN_IF_ERROR(records::FillMessage(page, i, response->add_data()));
+      *response->mutable_page() = std::move(page.page);
+      return absl::OkStatus();
+    });
+  });
+}
 
 grpc::Status EventsServiceImpl::GetWebhookEvent(grpc::ServerContext* context, const v1::GetWebhookEventRequest* request, v1::WebhookEvent* response) {
   return guard_.Handle(*context, "mainstay.webhooks.v1.WebhookEventsService/GetWebhookEvent", [&](const CallContext& call) -> absl::Status {

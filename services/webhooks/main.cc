@@ -10,6 +10,7 @@
 #include "libs/base/clock.h"
 #include "libs/base/ids.h"
 #include "libs/base/strings.h"
+#include "libs/base/text.h"
 #include "libs/catalog/watcher.h"
 #include "libs/jobs/enqueue.h"
 #include "libs/postgres/pool.h"
@@ -34,12 +35,15 @@ int Main(int argc, char** argv) {
   rpc::ServiceOptions options;
   options.name = "webhooks";
   InboxOptions inbox_options;
-  std::string secrets_key_file;
+  std::string secrets_key_file, cursor_key;
   int64_t pool_size = 6, max_batch = inbox_options.max_batch, max_waiting = inbox_options.max_waiting;
   absl::Duration purge_interval = absl::Minutes(1);
   auto code = rpc::LoadConfig(arguments, [&](ConfigReader& reader) {
     options.Declare(reader);
     reader.Required("secrets_key_file", &secrets_key_file, "file with the key-encryption keys of the secrets");
+    reader.Secret("cursor_key", &cursor_key, "base64 of 32 bytes, the same for all copies: seals the cursors of lists");
+    cursor_key = Base64Decode(cursor_key).value_or("");
+    reader.Check(cursor_key.size() == 32, "cursor_key: base64 of 32 bytes is expected");
     reader.String("public_url", &inbox_options.public_url, "our address as senders call it, without a path, for schemes that sign the URL");
     reader.String("queue", &inbox_options.queue, "queue of the jobs that process events");
     reader.Int("database_connections", &pool_size, 2, 100, "connections to PostgreSQL");
@@ -69,7 +73,7 @@ int Main(int argc, char** argv) {
   Inbox inbox(inbox_options, {pool, model, [&](std::string_view tenant, std::string_view name) { return secrets.Get(tenant, name); }, handoff, Clock::Real()});
   rpc::Guard guard(options.name, *std::move(verifier), [&](const std::vector<std::string>& roles, std::string_view scope) { return model()->HasScope(roles, scope); });
   IngestServiceImpl ingest(guard, inbox);
-  EventsServiceImpl events(guard, pool, handoff, model);
+  EventsServiceImpl events(guard, pool, handoff, model, cursor_key);
 
   rpc::ServiceServer server(options);
   server.Add(&ingest);
