@@ -10,7 +10,7 @@
 #include "libs/base/clock.h"
 #include "libs/base/strings.h"
 #include "libs/base/text.h"
-#include "libs/catalog/introspect.h"
+#include "libs/catalog/build.h"
 #include "libs/records/merge.h"
 #include "libs/tabular/encoding.h"
 
@@ -161,6 +161,14 @@ std::string DateText(absl::CivilDay day) {
 }
 
 }  // namespace
+
+std::string CellCode(std::string_view code, const catalog::Field& field) {
+  if (code == "invalid_characters") return "cell.invalid_character";
+  if (code == "one_of") return "cell.not_in_list";
+  if (code == "pattern" || code == "invalid_format") return field.name.find("email") != std::string::npos ? "cell.invalid_email" : "cell.invalid_format";
+  if (code == "invalid_type") return "cell.invalid_value";
+  return StrCat("cell.", code);
+}
 
 std::string_view TrimCell(std::string_view text) {
   const auto blank_at_front = [&]() -> size_t {
@@ -411,7 +419,7 @@ std::optional<std::string> ValueParser::Parse(std::string_view cell, std::vector
   }
   std::vector<FieldError> violations;
   std::optional<std::string> valid = records::ValidateValue(field_, *value, violations);
-  for (const FieldError& violation : violations) errors.push_back({StrCat("cell.", violation.code), StrCat(Shown(text), ": ", violation.detail), ""});
+  for (const FieldError& violation : violations) errors.push_back({CellCode(violation.code, field_), StrCat(Shown(text), ": ", violation.detail), ""});
   if (!violations.empty()) return std::nullopt;
   return valid;
 }

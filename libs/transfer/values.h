@@ -23,6 +23,9 @@ struct CellError {
 // Without the white space at both ends, NBSP, zero-width space and byte order mark included.
 std::string_view TrimCell(std::string_view text);
 
+// The import's code for a violation of records' validation: "too_long" → "cell.too_long".
+std::string CellCode(std::string_view code, const catalog::Field& field);
+
 // '.' or ',' when this number can only be read with that decimal mark; 0 when it tells nothing ("1,234", "12").
 char ProvenDecimalMark(std::string_view text);
 

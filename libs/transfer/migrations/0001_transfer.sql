@@ -61,6 +61,7 @@ CREATE TABLE mainstay.imports (
 -- An import that wrote nothing may be tried again with the same file.
 CREATE UNIQUE INDEX imports_identity ON mainstay.imports (identity) WHERE state NOT IN ('failed', 'rejected', 'cancelled');
 CREATE INDEX imports_tenant ON mainstay.imports (tenant, id);
+CREATE INDEX imports_open ON mainstay.imports (job) WHERE state IN ('queued', 'running');
 CREATE INDEX imports_expiry ON mainstay.imports (expires_at);
 
 CREATE TABLE mainstay.import_errors (
@@ -111,6 +112,7 @@ CREATE TABLE mainstay.exports (
   catalog_hash text NOT NULL DEFAULT ''
 );
 CREATE INDEX exports_tenant ON mainstay.exports (tenant, id);
+CREATE INDEX exports_open ON mainstay.exports (job) WHERE state IN ('queued', 'running');
 CREATE INDEX exports_expiry ON mainstay.exports (expires_at);
 
 -- Staging tables are the owner's; a service can only ask for one. Unlogged: PostgreSQL empties them after its own crash, which the counts above betray.
@@ -195,5 +197,5 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON mainstay.blobs, mainstay.imports, mainst
 GRANT SELECT ON mainstay.import_errors, mainstay.import_row_status, mainstay.imports_view, mainstay.import_errors_view, mainstay.exports_view TO mainstay_transfer;
 GRANT EXECUTE ON FUNCTION mainstay.drop_leaked_import_staging(), mainstay.settle_transfers() TO mainstay_transfer, mainstay_worker;
 GRANT SELECT, UPDATE ON mainstay.imports, mainstay.exports TO mainstay_worker;
-GRANT SELECT, INSERT, DELETE ON mainstay.import_errors, mainstay.import_row_status TO mainstay_worker;
+GRANT SELECT, INSERT, UPDATE, DELETE ON mainstay.import_errors, mainstay.import_row_status TO mainstay_worker;
 GRANT EXECUTE ON FUNCTION mainstay.import_staging_name(uuid), mainstay.create_import_staging(uuid, integer), mainstay.drop_import_staging(uuid) TO mainstay_worker;
