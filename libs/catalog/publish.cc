@@ -49,11 +49,16 @@ struct Prepared {
   Built built;
 };
 
-absl::StatusOr<Prepared> Prepare(pqxx::transaction_base& tx, const std::vector<File>& files, const Variables& variables) {
+absl::StatusOr<Prepared> Prepare(pqxx::transaction_base& tx, const std::vector<File>& files, const Variables& variables, const Checks& checks) {
   Parsed parsed = ParseAll(files, variables, {});
   if (!parsed.readable) return MistakesToStatus(std::move(parsed.mistakes));
   ASSIGN_OR_RETURN(Database database, Introspect(tx, parsed.document.Tables()));
   Built built = Build(parsed.document, database);
+  for (const auto& [name, source] : built.model->sources) {
+    if (!checks.scheme) break;
+    if (absl::Status status = checks.scheme(source.scheme); !status.ok())
+      built.mistakes.push_back(MistakeAt(parsed.document.declarations(), StrCat("sources.", name, ".scheme"), std::string(status.message())));
+  }
   built.mistakes.insert(built.mistakes.end(), parsed.mistakes.begin(), parsed.mistakes.end());
   RETURN_IF_ERROR(MistakesToStatus(built.mistakes));
   return Prepared{parsed.document, std::move(database), std::move(built)};
@@ -189,25 +194,25 @@ absl::Status Ready(pqxx::transaction_base& tx) {
 
 }  // namespace
 
-absl::StatusOr<Checked> Check(pqxx::transaction_base& tx, const std::vector<File>& files, const Variables& variables) try {
-  ASSIGN_OR_RETURN(Prepared prepared, Prepare(tx, files, variables));
+absl::StatusOr<Checked> Check(pqxx::transaction_base& tx, const std::vector<File>& files, const Variables& variables, const Checks& checks) try {
+  ASSIGN_OR_RETURN(Prepared prepared, Prepare(tx, files, variables, checks));
   return Checked{prepared.document.hash(), Lines(prepared.built.warnings), prepared.built.model};
 } catch (...) {
   return postgres::StatusFromCurrentException();
 }
 
-absl::StatusOr<Checked> Check(const std::string& url, const std::vector<File>& files, const Variables& variables) try {
+absl::StatusOr<Checked> Check(const std::string& url, const std::vector<File>& files, const Variables& variables, const Checks& checks) try {
   pqxx::connection connection(url);
   pqxx::read_transaction tx(connection);
-  return Check(tx, files, variables);
+  return Check(tx, files, variables, checks);
 } catch (...) {
   return postgres::StatusFromCurrentException();
 }
 
-absl::StatusOr<Published> Publish(pqxx::transaction_base& tx, const std::vector<File>& files, const Variables& variables, const std::string& author) try {
+absl::StatusOr<Published> Publish(pqxx::transaction_base& tx, const std::vector<File>& files, const Variables& variables, const std::string& author, const Checks& checks) try {
   RETURN_IF_ERROR(Ready(tx));
   tx.exec(sql::kLockPublish);
-  ASSIGN_OR_RETURN(Prepared prepared, Prepare(tx, files, variables));
+  ASSIGN_OR_RETURN(Prepared prepared, Prepare(tx, files, variables, checks));
   const Declarations& declared = prepared.document.declarations();
 
   std::map<std::string, std::string> previous_rights;
@@ -236,10 +241,10 @@ absl::StatusOr<Published> Publish(pqxx::transaction_base& tx, const std::vector<
   return postgres::StatusFromCurrentException();
 }
 
-absl::StatusOr<Published> Publish(const std::string& url, const std::vector<File>& files, const Variables& variables, const std::string& author) try {
+absl::StatusOr<Published> Publish(const std::string& url, const std::vector<File>& files, const Variables& variables, const std::string& author, const Checks& checks) try {
   pqxx::connection connection(url);
   pqxx::work tx(connection);
-  ASSIGN_OR_RETURN(Published published, Publish(tx, files, variables, author));
+  ASSIGN_OR_RETURN(Published published, Publish(tx, files, variables, author, checks));
   tx.commit();
   return published;
 } catch (...) {

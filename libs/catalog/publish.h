@@ -6,6 +6,7 @@
 // was. Runs as the owner of the tables (the `mainstay` command), not as a service.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -19,14 +20,19 @@ class transaction_base;
 
 namespace mainstay::catalog {
 
+// What libraries that stand above this one know of words they own. Empty: not asked.
+struct Checks {
+  std::function<absl::Status(const SignatureScheme&)> scheme;  // libs/webhooks: presets and templates
+};
+
 struct Checked {
   std::string hash;
   std::vector<std::string> warnings;  // "file:line:column: path: sentence"
   std::shared_ptr<const Model> model;
 };
 // InvalidArgument names every mistake, a line each.
-absl::StatusOr<Checked> Check(const std::string& url, const std::vector<File>& files, const Variables& variables = {});
-absl::StatusOr<Checked> Check(pqxx::transaction_base& tx, const std::vector<File>& files, const Variables& variables = {});
+absl::StatusOr<Checked> Check(const std::string& url, const std::vector<File>& files, const Variables& variables = {}, const Checks& checks = {});
+absl::StatusOr<Checked> Check(pqxx::transaction_base& tx, const std::vector<File>& files, const Variables& variables = {}, const Checks& checks = {});
 
 struct Published {
   std::string hash;
@@ -34,8 +40,8 @@ struct Published {
   bool changed = false;  // false: this very catalog was active already (its rights are granted again all the same)
 };
 // FailedPrecondition when something removed is still named by open work.
-absl::StatusOr<Published> Publish(const std::string& url, const std::vector<File>& files, const Variables& variables, const std::string& author);
-absl::StatusOr<Published> Publish(pqxx::transaction_base& tx, const std::vector<File>& files, const Variables& variables, const std::string& author);
+absl::StatusOr<Published> Publish(const std::string& url, const std::vector<File>& files, const Variables& variables, const std::string& author, const Checks& checks = {});
+absl::StatusOr<Published> Publish(pqxx::transaction_base& tx, const std::vector<File>& files, const Variables& variables, const std::string& author, const Checks& checks = {});
 
 // Hash of the active catalog; NotFound when none was published.
 absl::StatusOr<std::string> ActiveHash(pqxx::transaction_base& tx);

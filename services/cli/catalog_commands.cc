@@ -9,6 +9,7 @@
 #include "libs/base/strings.h"
 #include "libs/catalog/init.h"
 #include "libs/catalog/publish.h"
+#include "libs/webhooks/scheme.h"
 #include "services/cli/command.h"
 #include "services/cli/database.h"
 
@@ -26,6 +27,11 @@ absl::StatusOr<catalog::Variables> VariablesOf(const Arguments& arguments) {
   return variables;
 }
 
+// Words of the catalog that only the libraries which use them can judge.
+catalog::Checks OtherWords() {
+  return {.scheme = [](const catalog::SignatureScheme& scheme) { return webhooks::Scheme::Compile(scheme).status(); }};
+}
+
 void PrintWarnings(const std::vector<std::string>& warnings) {
   for (const std::string& warning : warnings) std::fprintf(stderr, "warning: %s\n", warning.c_str());
 }
@@ -34,7 +40,7 @@ absl::Status Check(const Arguments& arguments) {
   ASSIGN_OR_RETURN(const std::string url, arguments.FlagOrEnvironment("database", "MAINSTAY_DATABASE_URL"));
   ASSIGN_OR_RETURN(const auto variables, VariablesOf(arguments));
   ASSIGN_OR_RETURN(const auto files, catalog::ReadFolder(arguments[0]));
-  ASSIGN_OR_RETURN(const catalog::Checked checked, catalog::Check(url, files, variables));
+  ASSIGN_OR_RETURN(const catalog::Checked checked, catalog::Check(url, files, variables, OtherWords()));
   PrintWarnings(checked.warnings);
   std::printf("%s is good: %zu resources, %zu sources, %zu providers, hash %s\n", arguments[0].c_str(),
               checked.model->resources.size(), checked.model->sources.size(), checked.model->providers.size(),
@@ -49,7 +55,7 @@ absl::Status Publish(const Arguments& arguments) {
   const char* user = std::getenv("USER");
   ASSIGN_OR_RETURN(
       const catalog::Published published,
-      catalog::Publish(url, files, variables, arguments.Get("author", user == nullptr ? "mainstay publish" : user)));
+      catalog::Publish(url, files, variables, arguments.Get("author", user == nullptr ? "mainstay publish" : user), OtherWords()));
   PrintWarnings(published.warnings);
   std::printf("%s %s\n", published.changed ? "published" : "already active:", published.hash.c_str());
   return absl::OkStatus();

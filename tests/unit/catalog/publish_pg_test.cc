@@ -103,6 +103,14 @@ TEST_CASE("mistakes of grammar and of reference come together") {
                                  "c.yaml:6:14: resources.orders.version: the table shop.orders has no column \"vresion\"; did you mean \"version\"?"});
 }
 
+TEST_CASE("words that other libraries own are judged by them, with the place") {
+  const std::string url = testing::NewDatabase();
+  const Checks checks = {.scheme = [](const SignatureScheme& scheme) { return scheme.preset == "stripe" ? absl::OkStatus() : absl::InvalidArgumentError("scheme: unknown"); }};
+  const std::string head = "sources:\n  pay: {secrets: s, tenant: acme, scheme: ";
+  CHECK_THAT(Check(url, OneFile(head + "stripe}\n"), {}, checks), IsOk());
+  CHECK_THAT(Check(url, OneFile(head + "strip}\n"), {}, checks), StatusIs(absl::StatusCode::kInvalidArgument, "c.yaml:2:43: sources.pay.scheme: scheme: unknown"));
+}
+
 TEST_CASE("a queue that open jobs name can't be removed yet") {
   const std::string url = ShopDatabase(true);
   REQUIRE_THAT(Publish(url, OneFile("queues: {mail: {}, other: {}}\n"), {}, "ada"), IsOk());
