@@ -59,6 +59,7 @@ absl::StatusOr<ConnectParameters> ConnectParameters::Make(const ConnectSettings&
     options += " -c idle_in_transaction_session_timeout=60000";
   }
   if (settings.pin_plans) options += " -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off";
+  if (settings.whole_cursors) options += " -c cursor_tuple_fraction=1.0";
   // The URL's own options come last: they win.
   if (std::string* own = Find(values, "options"); own != nullptr) {
     *own = StrCat(options, " ", *own);

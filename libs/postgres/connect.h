@@ -22,6 +22,7 @@ struct ConnectSettings {
   std::string application_name;
   absl::Duration statement_timeout = absl::ZeroDuration();  // zero: none
   bool pin_plans = false;
+  bool whole_cursors = false;  // cursors are read to their end: plan them for that
 };
 
 // libpq's parameter lists, ready for PQconnectStartParams.

@@ -1,0 +1,457 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "libs/postgres/async.h"
+
+#include <boost/asio.hpp>
+#include <boost/asio/experimental/awaitable_operators.hpp>
+#include <catch2/catch.hpp>
+#include <thread>
+
+#include "libs/base/problem.h"
+#include "libs/postgres/errors.h"
+#include "tests/support/postgres.h"
+#include "tests/support/status.h"
+
+namespace mainstay::postgres {
+namespace {
+
+namespace asio = boost::asio;
+using testing::HasProblem;
+using testing::IsOk;
+using testing::StatusIs;
+
+absl::Time Soon() { return absl::Now() + absl::Seconds(10); }
+
+SqlPtr Text(std::string text) { return std::make_shared<const Sql>(std::move(text)); }
+
+const std::string& Database() {
+  static const std::string url = testing::NewDatabase();
+  return url;
+}
+
+AsyncOptions Options(const std::string& url = Database()) {
+  AsyncOptions options;
+  options.url = url;
+  options.application_name = "async test";
+  return options;
+}
+
+// Runs a coroutine to its end on a loop of its own.
+template <typename F>
+void OnLoop(AsyncOptions options, F body) {
+  asio::io_context loop(1);
+  auto db = AsyncPostgres::Create(loop, std::move(options));
+  bool finished = false;
+  asio::co_spawn(loop, body(loop, *db), [&](std::exception_ptr error) {
+    if (error != nullptr) {
+      try {
+        std::rethrow_exception(error);
+      } catch (const std::exception& e) {
+        FAIL_CHECK("the test's coroutine threw " << e.what());
+      }
+    }
+    finished = true;
+    db->Close();
+    loop.stop();
+  });
+  loop.run_for(std::chrono::seconds(60));
+  CHECK(finished);
+  db.reset();
+}
+
+asio::awaitable<void> Sleep(absl::Duration duration) {
+  asio::steady_timer timer(co_await asio::this_coro::executor);
+  timer.expires_after(std::chrono::milliseconds(absl::ToInt64Milliseconds(duration)));
+  co_await timer.async_wait(asio::use_awaitable);
+}
+
+TEST_CASE("ten thousand queries over one connection, errors between them: each gets its own answer") {
+  AsyncOptions options = Options();
+  options.shared_connections = 1;
+  options.max_pipelined = 20'000;
+  OnLoop(options, [](asio::io_context& loop, AsyncPostgres& db) -> asio::awaitable<void> {
+    const SqlPtr plain = Text("SELECT $1::int + 1, $2::text"), failing = Text("SELECT 10 / $1::int"), write = Text("VALUES ($1::int)"), broken = Text("SELECT nonsense FROM nowhere");
+    int done = 0, wrong = 0;
+    constexpr int kQueries = 10'000;
+    for (int i = 0; i < kQueries; ++i) {
+      asio::co_spawn(
+          loop,
+          [&, i]() -> asio::awaitable<void> {
+            if (i % 7 == 3) {
+              Statement statement{failing, {std::string("0")}};
+              auto result = co_await db.Execute(std::move(statement), Soon());
+              wrong += GetSqlError(result.status()).value_or(SqlError{}).sqlstate != "22012";
+            } else if (i % 97 == 5) {
+              Statement statement{broken, {}};
+              auto result = co_await db.Execute(std::move(statement), Soon());
+              wrong += GetSqlError(result.status()).value_or(SqlError{}).sqlstate != "42P01";
+            } else if (i % 5 == 1) {
+              Statement statement{write, {std::to_string(i)}};
+              auto result = co_await db.Execute(std::move(statement), Soon());
+              wrong += !result.ok() || result->Get(0, 0) != std::to_string(i);
+            } else {
+              Statement statement{plain, {std::to_string(i), i % 2 == 0 ? std::optional<std::string>("x" + std::to_string(i)) : std::nullopt}};
+              auto result = co_await db.Execute(std::move(statement), Soon());
+              wrong += !result.ok() || result->rows() != 1 || result->Get(0, 0) != std::to_string(i + 1) || result->IsNull(0, 1) != (i % 2 == 1);
+              if (result.ok() && i % 2 == 0) wrong += result->Get(0, 1) != "x" + std::to_string(i);
+            }
+            ++done;
+          },
+          asio::detached);
+    }
+    for (int i = 0; i < 3000 && done < kQueries; ++i) co_await Sleep(absl::Milliseconds(10));
+    CHECK(done == kQueries);
+    CHECK(wrong == 0);
+    CHECK_THAT(db.Health(), IsOk());
+  });
+  CHECK(testing::SqlValue(Database(), "SELECT count(*) < 3 FROM pg_stat_activity WHERE application_name = 'async test'") == "t");
+}
+
+TEST_CASE("a NUL byte in a parameter is refused before it is sent") {
+  OnLoop(Options(), [](asio::io_context&, AsyncPostgres& db) -> asio::awaitable<void> {
+    Statement statement{Text("SELECT $1::text"), {std::string("a\0b", 3)}};
+    auto result = co_await db.Execute(std::move(statement), Soon());
+    CHECK_THAT(result, HasProblem("validation-failed"));
+  });
+}
+
+TEST_CASE("a deadline answers the caller and leaves the pipeline in order") {
+  AsyncOptions options = Options();
+  options.shared_connections = 1;
+  OnLoop(options, [](asio::io_context&, AsyncPostgres& db) -> asio::awaitable<void> {
+    const absl::Time start = absl::Now();
+    Statement slow{Text("SELECT pg_sleep(0.6), 'slow'"), {}};
+    auto result = co_await db.Execute(std::move(slow), start + absl::Milliseconds(100));
+    CHECK_THAT(result, HasProblem("query-timeout"));
+    CHECK(absl::Now() - start < absl::Milliseconds(500));
+    Statement next{Text("SELECT 'next'"), {}};
+    result = co_await db.Execute(std::move(next), Soon());
+    REQUIRE_THAT(result, IsOk());
+    CHECK(result->Get(0, 0) == "next");
+  });
+}
+
+TEST_CASE("coroutines that are cancelled while their queries run take nothing with them") {
+  using asio::experimental::awaitable_operators::operator||;
+  AsyncOptions options = Options();
+  options.shared_connections = 1;
+  OnLoop(options, [](asio::io_context& loop, AsyncPostgres& db) -> asio::awaitable<void> {
+    const SqlPtr sql = Text("SELECT pg_sleep(0.002), $1::int");
+    int given_up = 0, right = 0, wrong = 0, done = 0;
+    for (int i = 0; i < 200; ++i) {
+      asio::co_spawn(
+          loop,
+          [&, i]() -> asio::awaitable<void> {
+            Statement statement{sql, {std::to_string(i)}};
+            if (i % 2 == 0) {
+              auto either = co_await (db.Execute(std::move(statement), Soon()) || Sleep(absl::Milliseconds(i % 50)));
+              either.index() == 1 ? ++given_up : ++right;
+            } else {
+              auto result = co_await db.Execute(std::move(statement), Soon());
+              result.ok() && result->Get(0, 1) == std::to_string(i) ? ++right : ++wrong;
+            }
+            ++done;
+          },
+          asio::detached);
+    }
+    for (int i = 0; i < 1000 && done < 200; ++i) co_await Sleep(absl::Milliseconds(10));
+    CHECK(done == 200);
+    CHECK(wrong == 0);
+    CHECK(given_up > 0);
+  });
+}
+
+TEST_CASE("a table changed under a prepared statement: prepared anew, the caller notices nothing") {
+  testing::Sql(Database(), "DROP TABLE IF EXISTS shifting; CREATE TABLE shifting (a int); INSERT INTO shifting VALUES (1)");
+  AsyncOptions options = Options();
+  options.shared_connections = 1;
+  OnLoop(options, [](asio::io_context&, AsyncPostgres& db) -> asio::awaitable<void> {
+    const SqlPtr sql = Text("SELECT * FROM shifting");
+    for (const char* change : {"SELECT 1", "ALTER TABLE shifting ALTER a TYPE text", "ALTER TABLE shifting ADD b int DEFAULT 2"}) {
+      testing::Sql(Database(), change);
+      Statement statement{sql, {}};
+      auto result = co_await db.Execute(std::move(statement), Soon());
+      CHECK_THAT(result, IsOk());
+      Statement again{sql, {}};
+      auto session = co_await db.Acquire(Soon());
+      REQUIRE_THAT(session, IsOk());
+      (*session)->Begin("READ ONLY");
+      auto inside = co_await (*session)->Execute(std::move(again));
+      CHECK_THAT(inside, IsOk());
+      auto committed = co_await (*session)->Commit();
+      CHECK_THAT(committed, IsOk());
+    }
+  });
+}
+
+TEST_CASE("sessions: transactions commit, roll back when dropped, and their connection is used again") {
+  testing::Sql(Database(), "DROP TABLE IF EXISTS tx; CREATE TABLE tx (n int PRIMARY KEY)");
+  AsyncOptions options = Options();
+  options.exclusive_connections = 1;
+  OnLoop(options, [](asio::io_context&, AsyncPostgres& db) -> asio::awaitable<void> {
+    const SqlPtr insert = Text("INSERT INTO tx VALUES ($1)"), pid = Text("SELECT pg_backend_pid()"), count = Text("SELECT count(*) FROM tx");
+    std::string backend;
+    {
+      auto session = co_await db.Acquire(Soon());
+      REQUIRE_THAT(session, IsOk());
+      (*session)->Begin("READ WRITE");
+      std::vector<Statement> both;
+      both.push_back({insert, {std::string("1")}});
+      both.push_back({insert, {std::string("2")}});
+      both.push_back({pid, {}});
+      auto results = co_await (*session)->ExecuteAll(std::move(both));
+      REQUIRE_THAT(results, IsOk());
+      CHECK(results->at(0).affected() == 1);
+      backend = std::string(results->at(2).Get(0, 0));
+      auto committed = co_await (*session)->Commit();
+      CHECK_THAT(committed, IsOk());
+    }
+    {
+      auto session = co_await db.Acquire(Soon());
+      REQUIRE_THAT(session, IsOk());
+      (*session)->Begin("ISOLATION LEVEL REPEATABLE READ");
+      Statement statement{insert, {std::string("3")}};
+      auto result = co_await (*session)->Execute(std::move(statement));
+      CHECK_THAT(result, IsOk());
+      // dropped unfinished
+    }
+    {
+      auto session = co_await db.Acquire(Soon());
+      REQUIRE_THAT(session, IsOk());
+      (*session)->Begin("");
+      Statement twice{insert, {std::string("1")}};
+      auto result = co_await (*session)->Execute(std::move(twice));
+      CHECK_THAT(result, HasProblem("unique-violation"));
+      CHECK(GetSqlError(result.status())->constraint == "tx_pkey");
+      auto committed = co_await (*session)->Commit();
+      CHECK_THAT(committed, HasProblem("transaction-conflict"));
+      Statement check{count, {}};
+      result = co_await (*session)->Execute(std::move(check));
+      REQUIRE_THAT(result, IsOk());
+      CHECK(result->Get(0, 0) == "2");
+      Statement who{pid, {}};
+      result = co_await (*session)->Execute(std::move(who));
+      CHECK(result->Get(0, 0) == backend);
+    }
+  });
+}
+
+TEST_CASE("a session's statement ends at the deadline, on the server too") {
+  AsyncOptions options = Options();
+  options.exclusive_connections = 1;
+  OnLoop(options, [](asio::io_context&, AsyncPostgres& db) -> asio::awaitable<void> {
+    const absl::Time start = absl::Now();
+    {
+      auto session = co_await db.Acquire(start + absl::Milliseconds(200));
+      REQUIRE_THAT(session, IsOk());
+      Statement slow{Text("SELECT pg_sleep(30) /* session deadline */"), {}};
+      auto result = co_await (*session)->Execute(std::move(slow));
+      CHECK_THAT(result, HasProblem("query-timeout"));
+      CHECK(absl::Now() - start < absl::Seconds(2));
+    }
+    auto session = co_await db.Acquire(Soon());
+    REQUIRE_THAT(session, IsOk());
+    Statement check{Text("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%/* session deadline */' AND state = 'active' AND pid <> pg_backend_pid()"), {}};
+    auto result = co_await (*session)->Execute(std::move(check));
+    REQUIRE_THAT(result, IsOk());
+    CHECK(result->Get(0, 0) == "0");
+  });
+}
+
+TEST_CASE("a session whose coroutine is cancelled in the middle stops its statement") {
+  using asio::experimental::awaitable_operators::operator||;
+  OnLoop(Options(), [](asio::io_context&, AsyncPostgres& db) -> asio::awaitable<void> {
+    const auto slow = [&]() -> asio::awaitable<void> {
+      auto session = co_await db.Acquire(Soon());
+      Statement statement{Text("SELECT pg_sleep(30) /* given up */"), {}};
+      (void)co_await (*session)->Execute(std::move(statement));
+    };
+    co_await (slow() || Sleep(absl::Milliseconds(150)));
+    std::string running;
+    for (int i = 0; i < 100 && running != "0"; ++i) {
+      running = testing::SqlValue(Database(), "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%/* given up */' AND state = 'active' AND pid <> pg_backend_pid()");
+      co_await Sleep(absl::Milliseconds(20));
+    }
+    CHECK(running == "0");
+  });
+}
+
+TEST_CASE("exclusive connections are bounded, and so is the wait for one") {
+  AsyncOptions options = Options();
+  options.exclusive_connections = 1;
+  options.max_waiting = 1;
+  options.acquire_timeout = absl::Milliseconds(150);
+  OnLoop(options, [](asio::io_context& loop, AsyncPostgres& db) -> asio::awaitable<void> {
+    auto held = co_await db.Acquire(Soon());
+    REQUIRE_THAT(held, IsOk());
+    absl::Status waited, third;
+    asio::co_spawn(loop, [&]() -> asio::awaitable<void> { auto s = co_await db.Acquire(Soon()); waited = s.status(); }, asio::detached);
+    co_await Sleep(absl::Milliseconds(10));
+    auto refused = co_await db.Acquire(Soon());
+    CHECK_THAT(refused, HasProblem("overloaded"));
+    co_await Sleep(absl::Milliseconds(300));
+    CHECK_THAT(waited, HasProblem("overloaded"));
+    bool got = false;
+    asio::co_spawn(loop, [&]() -> asio::awaitable<void> { auto s = co_await db.Acquire(Soon()); got = s.ok(); }, asio::detached);
+    co_await Sleep(absl::Milliseconds(10));
+    held->reset();
+    co_await Sleep(absl::Milliseconds(50));
+    CHECK(got);
+  });
+}
+
+TEST_CASE("a large result streams through a cursor and can be stopped") {
+  OnLoop(Options(), [](asio::io_context&, AsyncPostgres& db) -> asio::awaitable<void> {
+    auto session = co_await db.Acquire(Soon());
+    REQUIRE_THAT(session, IsOk());
+    int64_t rows = 0, batches = 0;
+    Statement statement{Text("SELECT g, repeat('x', 100) FROM generate_series(1, $1::int) g"), {std::string("10250")}};
+    std::function<asio::awaitable<absl::Status>(const Result&)> count = [&](const Result& result) -> asio::awaitable<absl::Status> {
+      rows += result.rows();
+      ++batches;
+      co_return absl::OkStatus();
+    };
+    auto status = co_await (*session)->Stream(std::move(statement), std::move(count));
+    CHECK_THAT(status, IsOk());
+    CHECK(rows == 10250);
+    CHECK(batches > 10);
+    Statement stopped{Text("SELECT g FROM generate_series(1, 100000) g"), {}};
+    std::function<asio::awaitable<absl::Status>(const Result&)> stop = [](const Result&) -> asio::awaitable<absl::Status> { co_return absl::CancelledError("enough"); };
+    status = co_await (*session)->Stream(std::move(stopped), std::move(stop));
+    CHECK_THAT(status, StatusIs(absl::StatusCode::kCancelled, "enough"));
+    Statement next{Text("SELECT 1"), {}};
+    auto result = co_await (*session)->Execute(std::move(next));
+    CHECK_THAT(result, IsOk());
+  });
+}
+
+TEST_CASE("large parameters and large results in both directions at once") {
+  AsyncOptions options = Options();
+  options.shared_connections = 1;
+  OnLoop(options, [](asio::io_context& loop, AsyncPostgres& db) -> asio::awaitable<void> {
+    const SqlPtr echo = Text("SELECT $1::text");
+    int right = 0;
+    for (int i = 0; i < 20; ++i) {
+      asio::co_spawn(
+          loop,
+          [&, i]() -> asio::awaitable<void> {
+            const std::string big(2'000'000 + i, char('a' + i));
+            Statement statement{echo, {big}};
+            auto result = co_await db.Execute(std::move(statement), Soon());
+            right += result.ok() && result->Get(0, 0) == big;
+          },
+          asio::detached);
+    }
+    auto session = co_await db.Acquire(Soon());
+    std::vector<Statement> statements;
+    for (int i = 0; i < 10; ++i) statements.push_back({echo, {std::string(3'000'000, char('a' + i))}});
+    auto results = co_await (*session)->ExecuteAll(std::move(statements));
+    REQUIRE_THAT(results, IsOk());
+    for (int i = 0; i < 10; ++i) CHECK(results->at(i).Get(0, 0) == std::string(3'000'000, char('a' + i)));
+    for (int i = 0; i < 500 && right < 20; ++i) co_await Sleep(absl::Milliseconds(10));
+    CHECK(right == 20);
+  });
+}
+
+TEST_CASE("the server restarts under load: calls fail fast with database-unavailable, then all goes on by itself") {
+  const auto server = testing::Postgres::StartOwn();
+  OnLoop(Options(server->url()), [&](asio::io_context& loop, AsyncPostgres& db) -> asio::awaitable<void> {
+    const SqlPtr sql = Text("SELECT $1::int");
+    bool stop = false;
+    int running = 0, good = 0, unavailable = 0, other = 0, wrong = 0, slow = 0;
+    for (int c = 0; c < 16; ++c) {
+      ++running;
+      asio::co_spawn(
+          loop,
+          [&, c]() -> asio::awaitable<void> {
+            while (!stop) {
+              Statement statement{sql, {std::to_string(c)}};
+              const absl::Time start = absl::Now();
+              auto result = co_await db.Execute(std::move(statement), Soon());
+              if (result.ok()) {
+                ++good;
+                wrong += result->Get(0, 0) != std::to_string(c);
+              } else {
+                ProblemFromStatus(result.status()).type == "database-unavailable" ? ++unavailable : ++other;
+                slow += absl::Now() - start > absl::Seconds(2);
+                co_await Sleep(absl::Milliseconds(5));
+              }
+            }
+            --running;
+          },
+          asio::detached);
+    }
+    for (const bool crash : {false, true}) {
+      co_await Sleep(absl::Milliseconds(100));
+      const int before = good;
+      CHECK(before > 0);
+      std::thread away([&] { crash ? server->Kill() : server->Stop(); });
+      co_await Sleep(absl::Milliseconds(600));
+      away.join();
+      CHECK_FALSE(db.Health().ok());
+      auto session = co_await db.Acquire(Soon());
+      CHECK_FALSE(session.ok());
+      std::thread back([&] { server->Start(); });
+      for (int i = 0; i < 1000 && (!db.Health().ok() || good == before); ++i) co_await Sleep(absl::Milliseconds(10));
+      back.join();
+      CHECK_THAT(db.Health(), IsOk());
+    }
+    const int after = good;
+    co_await Sleep(absl::Milliseconds(300));
+    CHECK(good > after);
+    CHECK(unavailable > 0);
+    CHECK(other == 0);
+    CHECK(slow == 0);
+    CHECK(wrong == 0);
+    stop = true;
+    for (int i = 0; i < 200 && running > 0; ++i) co_await Sleep(absl::Milliseconds(10));
+    CHECK(running == 0);
+    // Sessions too, once their own pause after a failed attempt is over.
+    absl::Status status;
+    for (int i = 0; i < 100; ++i) {
+      auto session = co_await db.Acquire(Soon());
+      status = session.status();
+      if (status.ok()) break;
+      co_await Sleep(absl::Milliseconds(50));
+    }
+    CHECK_THAT(status, IsOk());
+  });
+}
+
+TEST_CASE("destroyed with queries, sessions and waiters under way") {
+  for (int round = 0; round < 5; ++round) {
+    asio::io_context loop(1);
+    AsyncOptions options = Options();
+    options.exclusive_connections = 1;
+    auto db = AsyncPostgres::Create(loop, options);
+    int ended = 0;
+    for (int i = 0; i < 4; ++i) {
+      asio::co_spawn(
+          loop,
+          [&]() -> asio::awaitable<void> {
+            Statement statement{Text("SELECT pg_sleep(5)"), {}};
+            (void)co_await db->Execute(std::move(statement), Soon());
+            ++ended;
+          },
+          asio::detached);
+      asio::co_spawn(
+          loop,
+          [&]() -> asio::awaitable<void> {
+            auto session = co_await db->Acquire(Soon());
+            if (!session.ok()) co_return;
+            Statement statement{Text("SELECT pg_sleep(5)"), {}};
+            (void)co_await (*session)->Execute(std::move(statement));
+          },
+          asio::detached);
+    }
+    loop.run_for(std::chrono::milliseconds(20 * round));
+    db->Close();
+    if (round % 2 == 0) {
+      loop.run_for(std::chrono::milliseconds(50));
+      if (round > 0) CHECK(ended == 4);
+    }
+    db.reset();
+  }
+}
+
+}  // namespace
+}  // namespace mainstay::postgres
