@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+// mainstay-worker: runs background jobs, keeps the queues in order, serves jobs.v1. This file is the wiring.
+//
+// Killed at any moment it loses nothing: another worker (or this one, started again) takes its jobs over once its lease has run out. SIGTERM: finishes or hands back what it runs.
+#include <grpcpp/grpcpp.h>
+#include <unistd.h>
+
+#include <cstdio>
+
+#include "libs/base/strings.h"
+#include "libs/base/text.h"
+#include "libs/catalog/watcher.h"
+#include "libs/jobs/engine.h"
+#include "libs/jobs/enqueue.h"
+#include "libs/postgres/pool.h"
+#include "libs/rpc/call.h"
+#include "libs/rpc/server.h"
+#include "libs/telemetry/log.h"
+#include "libs/transfer/handlers.h"
+#include "libs/webhooks/processing.h"
+#include "services/worker/noop.h"
+#include "services/worker/services.h"
+
+namespace mainstay::worker {
+namespace {
+
+struct Options {
+  rpc::ServiceOptions service{.name = "worker"};
+  std::string integrations, transfer, cursor_key;
+  int64_t executors = 16, window = 20000, database_connections = 0;
+  absl::Duration heartbeat = absl::Seconds(5), lease = absl::Seconds(15), sweep = absl::Seconds(30), retention = absl::Hours(24 * 7);
+
+  void Declare(ConfigReader& reader) {
+    service.Declare(reader);
+    reader.Required("integrations", &integrations, "address of the integrations service");
+    reader.Required("transfer", &transfer, "address of the transfer service");
+    reader.Secret("cursor_key", &cursor_key, "32 bytes in base64 that seal the cursors of lists; the same in every service");
+    reader.Check(Base64Decode(cursor_key).value_or("").size() == 32, "cursor_key: base64 of 32 bytes is expected");
+    reader.Int("executors", &executors, 1, 1024, "jobs run at once");
+    reader.Int("window", &window, 100, 1000000, "live entries per Redis stream");
+    reader.Int("database_connections", &database_connections, 0, 1000, "for handlers; 0: one per executor");
+    reader.Duration("heartbeat", &heartbeat, absl::Milliseconds(100), absl::Minutes(5), "how often leases are renewed and cancellations noticed");
+    reader.Duration("lease", &lease, absl::Milliseconds(300), absl::Hours(1), "jobs of a worker that was silent for so long are taken over");
+    reader.Duration("sweep", &sweep, absl::Milliseconds(200), absl::Hours(1), "how often published jobs are compared with Redis");
+    reader.Duration("retention", &retention, absl::Hours(1), absl::Hours(24 * 3650), "how long finished jobs are kept");
+    reader.Check(lease >= 2 * heartbeat, "lease: expected at least two heartbeats");
+    reader.Check(!service.redis_url.empty(), "redis_url: required");
+  }
+};
+
+std::string ProcessName() {
+  char host[256] = "localhost";
+  gethostname(host, sizeof(host) - 1);
+  return StrCat(host, ":", getpid());
+}
+
+int Fail(const absl::Status& status) {
+  log::Error("the worker cannot start", {{"error", std::string(status.message())}});
+  return 1;
+}
+
+int Main(int argc, char** argv) {
+  rpc::MainArguments arguments;
+  if (const auto code = rpc::ParseMainArguments(argc, argv, "worker", &arguments)) return *code;
+  Options options;
+  if (const auto code = rpc::LoadConfig(arguments, [&](ConfigReader& reader) { options.Declare(reader); })) return *code;
+  log::Init("worker", options.service.log_level);
+
+  auto signer = options.service.MakeSigner();
+  auto verifier = options.service.MakeVerifier();
+  if (!signer.ok()) return Fail(signer.status());
+  if (!verifier.ok()) return Fail(verifier.status());
+
+  const std::string name = ProcessName();
+  auto pool_options = [&](const char* purpose, int size, bool pin) {
+    return postgres::PoolOptions{.url = options.service.database_url, .application_name = StrCat("mainstay-worker ", purpose), .size = size, .pin_plans = pin};
+  };
+  // The engine's statements never wait for a handler's: a pool for each.
+  postgres::Pool engine_pool(pool_options("engine", 8, true));
+  postgres::Pool handler_pool(pool_options("handlers", static_cast<int>(options.database_connections > 0 ? options.database_connections : options.executors), false));
+  postgres::Pool api_pool(pool_options("api", 4, false));
+
+  catalog::Watcher watcher(api_pool, {.service = "worker", .instance = name});
+  if (const absl::Status status = watcher.Start(); !status.ok()) log::Info("no catalog yet", {{"reason", std::string(status.message())}});
+  auto model = [&watcher] { return watcher.model(); };
+
+  auto providers = webhooks::MakeGrpcProviderClient(rpc::Connect(options.integrations), *signer);
+  auto blobs = transfer::MakeBlobClient(rpc::Connect(options.transfer), *signer);
+
+  jobs::Registry registry;
+  RegisterNoop(registry);
+  webhooks::RegisterHandlers(registry, {.pool = handler_pool, .model = model, .providers = *providers});
+  transfer::RegisterHandlers(registry, {.pool = &handler_pool, .model = model, .blobs = blobs.get()});
+
+  const redis::ClientOptions redis{.url = options.service.redis_url};
+  jobs::RedisHandoff handoff(redis, engine_pool);
+  jobs::EngineOptions engine_options;
+  engine_options.name = name;
+  engine_options.redis = redis;
+  engine_options.executors = static_cast<int>(options.executors);
+  engine_options.window = static_cast<int>(options.window);
+  engine_options.heartbeat = options.heartbeat;
+  engine_options.lease = options.lease;
+  engine_options.sweep = options.sweep;
+  engine_options.retention = options.retention;
+  engine_options.policy = [&watcher](std::string_view queue) {
+    const catalog::ModelPtr current = watcher.model();
+    const auto it = current->queues.find(std::string(queue));
+    if (it == current->queues.end()) return jobs::QueuePolicy();
+    return jobs::QueuePolicy{.backoff = {.base = it->second.backoff.base, .cap = it->second.backoff.cap}, .soft_limit = it->second.soft_limit, .hard_limit = it->second.hard_limit};
+  };
+  engine_options.queues = [&watcher] {
+    std::vector<jobs::QueueSettings> queues;
+    const catalog::ModelPtr current = watcher.model();
+    for (const auto& [queue_name, queue] : current->queues) {
+      queues.push_back({.name = queue_name, .priority = queue.priority, .max_attempts = queue.max_attempts, .max_crashes = queue.max_crashes, .concurrency = queue.concurrency});
+    }
+    for (const char* own : {"default", "mainstay"}) {
+      if (!current->queues.contains(own)) queues.push_back({.name = own});
+    }
+    return queues;
+  };
+  jobs::Engine engine(engine_options, registry, engine_pool);
+
+  const rpc::Guard guard("worker", *std::move(verifier),
+                         [&watcher](const std::vector<std::string>& roles, std::string_view scope) { return watcher.model()->HasScope(roles, scope); });
+  const ServiceParts parts{.pool = api_pool,
+                           .handoff = handoff,
+                           .guard = guard,
+                           .model = model,
+                           .own_kinds = registry.kinds(),
+                           .max_waiting = std::max(1, options.service.max_threads / 2),
+                           .cursor_key = *Base64Decode(options.cursor_key)};
+  JobsService jobs_service(parts);
+  QueuesService queues_service(parts);
+
+  rpc::ServiceServer server(options.service);
+  server.Add(&jobs_service);
+  server.Add(&queues_service);
+  server.AddDependency({"postgresql", [&] { return engine_pool.Health(); }});
+  server.AddDependency({"redis", [&] { return engine.stats().redis_down ? absl::UnavailableError("jobs are claimed from PostgreSQL") : absl::OkStatus(); }});
+  server.AddInfo("catalog", [&] { return watcher.model()->hash; });
+  if (const absl::Status status = server.Start(); !status.ok()) return Fail(status);
+
+  // PostgreSQL may be away at the start: the process stays, and becomes ready when it can hold a lease.
+  std::atomic<bool> stopping{false};
+  std::thread starter([&] {
+    std::string last;
+    while (!stopping) {
+      const absl::Status status = engine.Start();
+      if (status.ok()) {
+        server.SetReady();
+        log::Info("the worker takes jobs", {{"worker", engine.id().ToString()}, {"executors", options.executors}, {"port", server.port()}});
+        return;
+      }
+      if (last != status.message()) log::Warn("waiting for PostgreSQL", {{"error", last = std::string(status.message())}});
+      absl::SleepFor(absl::Milliseconds(200));
+    }
+  });
+  bool clean = true;
+  const int code = server.Run([&](absl::Duration left) {
+    stopping = true;
+    starter.join();
+    clean = engine.Drain(left);
+  });
+  watcher.Stop();
+  if (!clean) {
+    // A handler did not return in time. Its job was handed back under a raised fence; its thread must not keep the process.
+    log::Warn("ended with a handler still running; its job was handed back");
+    _exit(code);
+  }
+  return code;
+}
+
+}  // namespace
+}  // namespace mainstay::worker
+
+int main(int argc, char** argv) { return mainstay::worker::Main(argc, argv); }
