@@ -823,7 +823,7 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
     if (!Persist(batch.size(), false, [&](pqxx::transaction_base& tx) -> absl::Status {
           next.clear();
           for (const auto& row : Run(tx, sql::kReissue, ids, fences, target, "{}", "{}")) {
-            if (row[7].as<int>() != kStateReady) next.push_back(ReadHandout(row));
+            if (row[7].as<int>() == kStatePublished || row[7].as<int>() == kStateBlocked) next.push_back(ReadHandout(row));
           }
           return absl::OkStatus();
         }, &refused)) {

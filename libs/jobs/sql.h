@@ -122,12 +122,15 @@ WHERE j.id = i.id AND j.fence = i.fence
 RETURNING j.id)sql"};
 
 // Hands jobs out anew (drain, sweep, reclaim): fence raised first, then the caller adds those that come back as `published` or that hold a key. $3: 3 back to the backlog, 4 published.
-// 1 looked at again in two seconds (a keyed job that may not run now, but keeps its place). $4 crashes and $5 suspicions to count; from the fourth suspicion on each is a crash. Fenced.
+// 1 looked at again in two seconds (a keyed job that may not run now, but keeps its place). $4 crashes and $5 suspicions to count; from the fourth suspicion on
+// each is a crash. Those go out one by one at random moments, later each time: whoever takes its worker down must not take the same bystanders along again. Fenced.
 inline constexpr Named kReissue = {"jobs_reissue", R"sql(
 UPDATE mainstay.jobs j
-SET fence = j.fence + 1, state = CASE WHEN $3::smallint = 1 THEN 1 WHEN j.key_hash IS NOT NULL THEN 2 ELSE $3::smallint END, worker = NULL, started_at = NULL,
-    due_at = CASE WHEN $3::smallint = 1 THEN clock_timestamp() + interval '2 seconds' END,
-    published_at = CASE WHEN $3::smallint <> 1 AND (j.key_hash IS NOT NULL OR $3::smallint = 4) THEN clock_timestamp() END,
+SET fence = j.fence + 1, state = CASE WHEN $3::smallint = 1 OR i.crashes > 0 OR i.suspicions > 0 THEN 1 WHEN j.key_hash IS NOT NULL THEN 2 ELSE $3::smallint END,
+    worker = NULL, started_at = NULL,
+    due_at = CASE WHEN i.crashes > 0 OR i.suspicions > 0 THEN clock_timestamp() + (0.1 + random() / 2) * 2 ^ least(j.crashes + j.suspicions + 1, 7) * interval '1 second'
+                  WHEN $3::smallint = 1 THEN clock_timestamp() + interval '2 seconds' END,
+    published_at = CASE WHEN (j.key_hash IS NOT NULL OR $3::smallint = 4) AND $3::smallint <> 1 THEN clock_timestamp() END,
     crashes = j.crashes + coalesce(i.crashes, 0) + CASE WHEN i.suspicions > 0 AND j.suspicions >= 3 THEN 1 ELSE 0 END, suspicions = j.suspicions + coalesce(i.suspicions, 0)
 FROM unnest($1::uuid[], $2::bigint[], $4::smallint[], $5::smallint[]) AS i (id, fence, crashes, suspicions)
 WHERE j.id = i.id AND j.fence = i.fence AND j.state IN (2, 4, 5)

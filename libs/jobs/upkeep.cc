@@ -415,7 +415,7 @@ absl::Status Upkeep::Reissue(const std::vector<std::pair<Uuid, int64_t>>& jobs, 
         ++reissued_;
         if (row[8].as<int>() >= row[9].as<int>() && (!crashes.empty() || !suspicions.empty())) {
           dead.Add(entry.id, entry.fence, kStateDead, nullptr, "crashed", "its worker died or lost its lease while it ran, as often as max_crashes allows", 0, 0);
-        } else if (row[7].as<int>() != kStateReady) {
+        } else if (row[7].as<int>() == kStatePublished || row[7].as<int>() == kStateBlocked) {
           handouts.push_back(std::move(handout));
         }
       }

@@ -5,7 +5,9 @@
 #include <grpcpp/grpcpp.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdio>
+#include <thread>
 
 #include "libs/base/strings.h"
 #include "libs/base/text.h"

@@ -5,8 +5,10 @@
 #include <grpcpp/grpcpp.h>
 
 #include <algorithm>
+#include <pqxx/pqxx>
 
 #include "absl/time/clock.h"
+#include "libs/base/clock.h"
 #include "libs/base/ids.h"
 #include "libs/base/json.h"
 #include "libs/base/problem.h"

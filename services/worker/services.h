@@ -10,6 +10,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "libs/base/problem.h"
 #include "libs/catalog/model.h"
 #include "libs/jobs/enqueue.h"
 #include "libs/jobs/store.h"

@@ -238,7 +238,7 @@ TEST_CASE("of a completion and a reclaim at the same moment exactly one wins") {
     }), IsOk());
     zombie.join();
     REQUIRE(completed + reissued == 1);
-    REQUIRE(w.Get(id).state == (completed == 1 ? "succeeded" : "ready"));
+    REQUIRE(w.Get(id).state == (completed == 1 ? "succeeded" : "scheduled"));
     Sql(w.url, "DELETE FROM mainstay.jobs");
   }
 }

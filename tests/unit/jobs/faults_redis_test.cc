@@ -164,10 +164,15 @@ TEST_CASE("a job that takes its worker down is dead after max_crashes, and the o
   const Uuid poison = w.AddOne({.kind = "test.crash"});
   w.Add(Work(20, 1));
   std::unique_ptr<testing::Subprocess> worker;
-  REQUIRE(Eventually([&] {
+  const bool dead = Eventually([&] {
     if (worker == nullptr || !worker->Running()) worker = std::make_unique<testing::Subprocess>(testing::SpawnOptions{.argv = {testing::BinDir() + "/jobs_test_worker", w.url, w.redis.url()}});
     return w.Get(poison).state == "dead" && w.Finished() == 20;
-  }, absl::Seconds(60)));
+  }, absl::Seconds(60));
+  if (!dead) {
+    for (const auto& row : Sql(w.url, "SELECT row_to_json(j)::text FROM mainstay.jobs j LIMIT 3")) UNSCOPED_INFO(row[0]);
+    UNSCOPED_INFO(worker->output());
+    FAIL("not dead, others done: " << w.Finished());
+  }
   CHECK(w.Get(poison).errors.find("crashed") != std::string::npos);
   CHECK(w.Get(poison).crashes == 3);
 }
