@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Declarations + the live tables → the Model, with every default filled in and every reference checked.
 //
-// Two readers: `check` and `publish` refuse on any mistake; a service that loads a published catalog goes on with what is right, and a resource that no longer fits its
-// table is only marked broken (Resource::problem), so one ALTER TABLE never stops the others. Pure functions, any thread.
+// Two readers: `check` and `publish` refuse on any mistake; a service that loads a published catalog goes on with what
+// is right, and a resource that no longer fits its table is only marked broken (Resource::problem), so one ALTER TABLE
+// never stops the others. Pure functions, any thread.
 #pragma once
 
 #include <memory>
@@ -22,7 +23,8 @@ struct Built {
 };
 Built Build(const Document& document, const Database& database);
 
-// The public name of a column: itself where it is one ([a-z][a-z0-9_]{0,62}), else made so: "Total Amount" → total_amount, "createdAt" → created_at, "größe" → grosse.
+// The public name of a column: itself where it is one ([a-z][a-z0-9_]{0,62}), else made so: "Total Amount" →
+// total_amount, "createdAt" → created_at, "größe" → grosse.
 std::string PublicName(std::string_view column);
 
 // The nearest of `candidates` to a misspelt name, or "" when none is near.

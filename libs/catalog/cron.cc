@@ -5,8 +5,8 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
-#include "libs/base/strings.h"
 #include "absl/strings/str_split.h"
+#include "libs/base/strings.h"
 
 namespace mainstay::catalog {
 namespace {
@@ -37,7 +37,8 @@ int Value(const CronField& field, std::string_view text) {
   int number = 0;
   for (char c : text)
     if (!absl::ascii_isdigit(static_cast<unsigned char>(c))) return -1;
-  if (text.size() > 2 || !absl::SimpleAtoi(ToAbsl(text), &number) || number < field.min || number > field.max) return -1;
+  if (text.size() > 2 || !absl::SimpleAtoi(ToAbsl(text), &number) || number < field.min || number > field.max)
+    return -1;
   return number;
 }
 
@@ -46,15 +47,20 @@ int Value(const CronField& field, std::string_view text) {
 std::string CronProblem(std::string_view cron) {
   std::vector<std::string> parts = absl::StrSplit(ToAbsl(cron), absl::ByAnyChar(" \t"), absl::SkipEmpty());
   if (parts.size() != 5)
-    return StrCat("a cron expression has five fields (minute, hour, day of month, month, day of week), \"", cron, "\" has ", parts.size(), "; for example \"30 2 * * mon-fri\"");
+    return StrCat("a cron expression has five fields (minute, hour, day of month, month, day of week), \"", cron,
+                  "\" has ", parts.size(), "; for example \"30 2 * * mon-fri\"");
   for (size_t i = 0; i < 5; ++i) {
     const CronField& field = Fields()[i];
-    auto wrong = [&](std::string_view what) { return StrCat("\"", what, "\" is no ", field.name, " (", field.min, "-", field.max, ") in the cron expression"); };
+    auto wrong = [&](std::string_view what) {
+      return StrCat("\"", what, "\" is no ", field.name, " (", field.min, "-", field.max, ") in the cron expression");
+    };
     for (absl::string_view found : absl::StrSplit(parts[i], ',')) {
       std::string_view item = ToStd(found);
       std::vector<std::string> step = absl::StrSplit(ToAbsl(item), '/');
       int every = 0;
-      if (step.size() > 2 || (step.size() == 2 && (!absl::SimpleAtoi(step[1], &every) || every < 1 || every > field.max))) return wrong(item);
+      if (step.size() > 2 ||
+          (step.size() == 2 && (!absl::SimpleAtoi(step[1], &every) || every < 1 || every > field.max)))
+        return wrong(item);
       if (step[0] == "*") continue;
       std::vector<std::string> range = absl::StrSplit(step[0], '-');
       if (range.size() > 2) return wrong(item);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Internal: what the files declare, before the database is asked. Sections that need no table hold their final form already (Model); resources stand as written.
+// Internal: what the files declare, before the database is asked. Sections that need no table hold their final form
+// already (Model); resources stand as written.
 #pragma once
 
 #include <map>
@@ -26,10 +27,10 @@ struct RelationDeclaration {
   std::string name;
   Relation::Kind kind = Relation::Kind::kToOne;
   std::string target;
-  std::vector<std::string> by;          // to-one: our fields; many: theirs; through: the joining table's columns towards us
+  std::vector<std::string> by;  // to-one: our fields; many: theirs; through: the joining table's columns towards us
   std::vector<std::string> references;  // what `by` points at; "" = the key
   std::string through;
-  std::vector<std::string> other;       // through: the joining table's columns towards them
+  std::vector<std::string> other;  // through: the joining table's columns towards them
 };
 
 struct PermissionDeclaration {
@@ -68,7 +69,7 @@ struct Declarations {
   Variables used;
   std::string hash;
   std::map<std::string, ResourceDeclaration> resources;
-  Model model;  // everything but the resources and the hashes
+  Model model;                                    // everything but the resources and the hashes
   std::unordered_map<std::string, Place> places;  // by path
   std::map<std::string, std::set<std::string>> accepted;
 };
@@ -76,7 +77,8 @@ struct Declarations {
 // A mistake at the value of `path` (at its key when `at_key`), or at the nearest place above it that is known.
 Mistake MistakeAt(const Declarations& declarations, const std::string& path, std::string message, bool at_key = false);
 
-// As ParseFiles, but keeps what it could read when there are mistakes, so that the checks against the database can add theirs. `readable` is false when a file is no YAML.
+// As ParseFiles, but keeps what it could read when there are mistakes, so that the checks against the database can add
+// theirs. `readable` is false when a file is no YAML.
 struct Parsed {
   Document document;
   std::vector<Mistake> mistakes;
@@ -85,8 +87,8 @@ struct Parsed {
 Parsed ParseAll(const std::vector<File>& files, const Variables& variables, const ParseLimits& limits);
 
 // Words, so that parser, builder and messages agree.
-bool IsFieldName(std::string_view name);     // [a-z][a-z0-9_]{0,62}
-bool IsReservedName(std::string_view name);  // and or not some none every
+bool IsFieldName(std::string_view name);                       // [a-z][a-z0-9_]{0,62}
+bool IsReservedName(std::string_view name);                    // and or not some none every
 std::string JoinNames(const std::vector<std::string>& names);  // a, b, c
 
 }  // namespace mainstay::catalog

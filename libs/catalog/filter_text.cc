@@ -15,11 +15,14 @@ namespace mainstay::catalog {
 namespace {
 
 const std::vector<std::string>& Operators() {
-  static const std::vector<std::string> operators = {"eq",   "ne",    "gt",          "gte",      "lt",        "lte", "in",      "nin",     "is_null",  "distinct_from",
-                                                     "like", "ilike", "starts_with", "contains", "icontains", "has", "has_any", "has_all", "overlaps", "search"};
+  static const std::vector<std::string> operators = {
+      "eq",   "ne",    "gt",          "gte",      "lt",        "lte", "in",      "nin",     "is_null",  "distinct_from",
+      "like", "ilike", "starts_with", "contains", "icontains", "has", "has_any", "has_all", "overlaps", "search"};
   return operators;
 }
-bool IsQuantifier(const std::string& word) { return word == "some" || word == "none" || word == "every"; }
+bool IsQuantifier(const std::string& word) {
+  return word == "some" || word == "none" || word == "every";
+}
 
 std::vector<std::string> VisibleNames(const Resource& resource, bool hidden) {
   std::vector<std::string> names;
@@ -31,15 +34,18 @@ std::vector<std::string> VisibleNames(const Resource& resource, bool hidden) {
 
 std::string Unknown(const Resource& resource, const std::string& name, bool hidden) {
   std::string near = Nearest(name, VisibleNames(resource, hidden));
-  return StrCat("the resource ", resource.name, " has no field \"", name, "\"", near.empty() ? "" : StrCat("; did you mean \"", near, "\"?"));
+  return StrCat("the resource ", resource.name, " has no field \"", name, "\"",
+                near.empty() ? "" : StrCat("; did you mean \"", near, "\"?"));
 }
 
-std::string ConditionProblem(const Model& model, const Resource* resource, const std::vector<std::string>& path, const std::string& value, const FilterTextOptions& options) {
+std::string ConditionProblem(const Model& model, const Resource* resource, const std::vector<std::string>& path,
+                             const std::string& value, const FilterTextOptions& options) {
   if (path.size() > 12) return "the filter is nested too deep";
   for (size_t i = 0; i < path.size();) {
     const std::string& word = path[i];
     if (word == "and" || word == "or") {
-      if (i + 1 >= path.size() || path[i + 1].empty() || path[i + 1].size() > 3 || !std::all_of(path[i + 1].begin(), path[i + 1].end(), [](char c) { return c >= '0' && c <= '9'; }))
+      if (i + 1 >= path.size() || path[i + 1].empty() || path[i + 1].size() > 3 ||
+          !std::all_of(path[i + 1].begin(), path[i + 1].end(), [](char c) { return c >= '0' && c <= '9'; }))
         return StrCat("after [", word, "] comes the number of the alternative: filter[", word, "][0][…]");
       i += 2;
       continue;
@@ -61,7 +67,9 @@ std::string ConditionProblem(const Model& model, const Resource* resource, const
         bool many = relation->second.kind != Relation::Kind::kToOne;
         if (many && !last) return StrCat("\"", steps[s], "\" is a list: say [some], [none] or [every] after it");
         if (last) {
-          if (i + 1 >= path.size() || !IsQuantifier(path[i + 1])) return StrCat("\"", steps[s], "\" is a relation: filter one of its fields (", steps[s], many ? "][some][…]" : ".field", ")");
+          if (i + 1 >= path.size() || !IsQuantifier(path[i + 1]))
+            return StrCat("\"", steps[s], "\" is a relation: filter one of its fields (", steps[s],
+                          many ? "][some][…]" : ".field", ")");
           quantified = true;
         }
         resource = target;
@@ -70,7 +78,8 @@ std::string ConditionProblem(const Model& model, const Resource* resource, const
       field = resource->FindField(steps[s]);
       if (field == nullptr || (field->hidden && !options.hidden)) return Unknown(*resource, steps[s], options.hidden);
       if (s + 1 < steps.size()) {
-        if (field->type.family != TypeFamily::kJson) return StrCat("\"", steps[s], "\" is neither a relation nor JSON, nothing can follow it");
+        if (field->type.family != TypeFamily::kJson)
+          return StrCat("\"", steps[s], "\" is neither a relation nor JSON, nothing can follow it");
         json_path = true;
       }
     }
@@ -82,19 +91,26 @@ std::string ConditionProblem(const Model& model, const Resource* resource, const
     if (i + 1 < path.size()) op = path[i + 1];
     if (i + 2 < path.size() || std::find(Operators().begin(), Operators().end(), op) == Operators().end()) {
       std::string near = Nearest(op, Operators());
-      return StrCat("\"", op, "\" is no operator", near.empty() ? StrCat("; operators are ", absl::StrJoin(Operators(), ", ")) : StrCat("; did you mean \"", near, "\"?"));
+      return StrCat("\"", op, "\" is no operator",
+                    near.empty() ? StrCat("; operators are ", absl::StrJoin(Operators(), ", "))
+                                 : StrCat("; did you mean \"", near, "\"?"));
     }
     if (op == "is_null") return value == "true" || value == "false" ? "" : "[is_null] takes true or false";
-    const std::vector<std::string> values = op == "in" || op == "nin" ? std::vector<std::string>(absl::StrSplit(value, ',')) : std::vector<std::string>{value};
+    const std::vector<std::string> values = op == "in" || op == "nin"
+                                                ? std::vector<std::string>(absl::StrSplit(value, ','))
+                                                : std::vector<std::string>{value};
     for (const std::string& v : values) {
       if (!v.empty() && v.front() == '{' && v.back() == '}') {
-        if (!options.placeholders) return StrCat("\"", v, "\" is a placeholder, which only row predicates (`where`) know");
+        if (!options.placeholders)
+          return StrCat("\"", v, "\" is a placeholder, which only row predicates (`where`) know");
         if (v != "{tenant}" && v != "{subject}") return StrCat("\"", v, "\" is not {tenant} or {subject}");
         continue;
       }
-      if (!json_path && field->type.family == TypeFamily::kEnum && !field->type.array && (op == "eq" || op == "ne" || op == "in" || op == "nin")) {
+      if (!json_path && field->type.family == TypeFamily::kEnum && !field->type.array &&
+          (op == "eq" || op == "ne" || op == "in" || op == "nin")) {
         const auto& labels = field->type.enum_values;
-        if (std::find(labels.begin(), labels.end(), v) == labels.end()) return StrCat("\"", v, "\" is no value of ", field->name, ", which has ", absl::StrJoin(labels, ", "));
+        if (std::find(labels.begin(), labels.end(), v) == labels.end())
+          return StrCat("\"", v, "\" is no value of ", field->name, ", which has ", absl::StrJoin(labels, ", "));
       }
     }
     return "";
@@ -104,13 +120,15 @@ std::string ConditionProblem(const Model& model, const Resource* resource, const
 
 }  // namespace
 
-std::string FilterTextProblem(const Model& model, const Resource& resource, std::string_view text, const FilterTextOptions& options) {
+std::string FilterTextProblem(const Model& model, const Resource& resource, std::string_view text,
+                              const FilterTextOptions& options) {
   if (text.empty()) return "";
   for (absl::string_view piece : absl::StrSplit(ToAbsl(text), '&')) {
     std::string_view part = ToStd(piece);
     size_t equals = part.find('=');
     if (equals == std::string_view::npos) return StrCat("\"", part, "\" is not NAME=VALUE");
-    std::optional<std::string> name = PercentDecode(part.substr(0, equals), true), value = PercentDecode(part.substr(equals + 1), true);
+    std::optional<std::string> name = PercentDecode(part.substr(0, equals), true),
+                               value = PercentDecode(part.substr(equals + 1), true);
     if (!name || !value) return StrCat("\"", part, "\" has a bad percent escape");
     if (options.sort && *name == "sort") {
       const std::vector<std::string> keys = absl::StrSplit(*value, ',');
@@ -123,7 +141,9 @@ std::string FilterTextProblem(const Model& model, const Resource& resource, std:
       }
       continue;
     }
-    if (name->rfind("filter[", 0) != 0 || name->back() != ']') return StrCat("\"", *name, "\" is not filter[FIELD]", options.sort ? " or sort" : "", "; write for example filter[status]=open");
+    if (name->rfind("filter[", 0) != 0 || name->back() != ']')
+      return StrCat("\"", *name, "\" is not filter[FIELD]", options.sort ? " or sort" : "",
+                    "; write for example filter[status]=open");
     const std::vector<std::string> path = absl::StrSplit(name->substr(7, name->size() - 8), "][");
     std::string problem = ConditionProblem(model, &resource, path, *value, options);
     if (!problem.empty()) return problem;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Internal: checks the text of a declared filter ("filter[status][ne]=draft&filter[owner]={subject}") against the resource it is for, so that a misspelt row
-// predicate is found by `check` and not by the first request. The reader that serves requests is libs/records.
+// Internal: checks the text of a declared filter ("filter[status][ne]=draft&filter[owner]={subject}") against the
+// resource it is for, so that a misspelt row predicate is found by `check` and not by the first request. The reader
+// that serves requests is libs/records.
 #pragma once
 
 #include <string>
@@ -17,6 +18,7 @@ struct FilterTextOptions {
 };
 
 // "" when fine, else a sentence.
-std::string FilterTextProblem(const Model& model, const Resource& resource, std::string_view text, const FilterTextOptions& options);
+std::string FilterTextProblem(const Model& model, const Resource& resource, std::string_view text,
+                              const FilterTextOptions& options);
 
 }  // namespace mainstay::catalog

@@ -22,7 +22,8 @@ namespace {
 std::string Plural(const std::string& word) {
   auto ends = [&](std::string_view end) { return absl::EndsWith(word, ToAbsl(end)); };
   if (ends("s") && !ends("ss") && !ends("us") && !ends("is")) return word;  // plural already, most likely
-  if (ends("y") && word.size() > 1 && std::string_view("aeiou").find(word[word.size() - 2]) == std::string_view::npos) return word.substr(0, word.size() - 1) + "ies";
+  if (ends("y") && word.size() > 1 && std::string_view("aeiou").find(word[word.size() - 2]) == std::string_view::npos)
+    return word.substr(0, word.size() - 1) + "ies";
   if (ends("s") || ends("x") || ends("z") || ends("ch") || ends("sh")) return word + "es";
   return word + "s";
 }
@@ -36,13 +37,23 @@ std::string Singular(const std::string& word) {
 
 // A name or text as YAML, quoted where it isn't plain.
 std::string AsYaml(const std::string& text) {
-  const bool plain = !text.empty() && std::all_of(text.begin(), text.end(), [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_' || c == '-' || c == '.'; }) &&
-                     text[0] >= 'a' && text != "null" && text != "true" && text != "false" && text != "yes" && text != "no" && text != "on" && text != "off" && text != "y" && text != "n";
+  const bool plain =
+      !text.empty() &&
+      std::all_of(text.begin(), text.end(),
+                  [](char c) {
+                    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_' || c == '-' || c == '.';
+                  }) &&
+      text[0] >= 'a' && text != "null" && text != "true" && text != "false" && text != "yes" && text != "no" &&
+      text != "on" && text != "off" && text != "y" && text != "n";
   // "${" begins a variable.
   return plain ? text : absl::StrReplaceAll(JsonQuote(text), {{"${", "$${"}});
 }
-std::string TablePart(const std::string& part) { return part.find_first_of(".\"") == std::string::npos ? part : QuoteName(part); }
-std::string TableText(const Table& table) { return StrCat(TablePart(table.schema), ".", TablePart(table.name)); }
+std::string TablePart(const std::string& part) {
+  return part.find_first_of(".\"") == std::string::npos ? part : QuoteName(part);
+}
+std::string TableText(const Table& table) {
+  return StrCat(TablePart(table.schema), ".", TablePart(table.name));
+}
 std::string YamlList(const std::vector<std::string>& names) {
   std::vector<std::string> out;
   for (const std::string& name : names) out.push_back(AsYaml(name));
@@ -51,11 +62,11 @@ std::string YamlList(const std::vector<std::string>& names) {
 
 struct Draftee {
   const Table* table;
-  std::string name;                                // of the resource
-  std::map<std::string, std::string> field_of;     // column → public name
-  std::vector<std::string> renamed, hidden;        // columns
+  std::string name;                                            // of the resource
+  std::map<std::string, std::string> field_of;                 // column → public name
+  std::vector<std::string> renamed, hidden;                    // columns
   std::vector<std::pair<std::string, std::string>> relations;  // name, text after the colon
-  std::set<std::string> taken;                     // names of fields and relations
+  std::set<std::string> taken;                                 // names of fields and relations
 };
 
 std::string Unused(std::set<std::string>& taken, std::string name) {
@@ -71,20 +82,30 @@ const Column* Named(const Table& table, std::initializer_list<const char*> names
     if (const Column* column = table.FindColumn(name); column != nullptr && fits(*column)) return column;
   return nullptr;
 }
-bool IsTimestamp(const Column& c) { return !c.type.array && (c.type.family == TypeFamily::kTimestamp || c.type.family == TypeFamily::kTimestampTz); }
-bool IsNullableTimestamp(const Column& c) { return IsTimestamp(c) && c.nullable; }
+bool IsTimestamp(const Column& c) {
+  return !c.type.array && (c.type.family == TypeFamily::kTimestamp || c.type.family == TypeFamily::kTimestampTz);
+}
+bool IsNullableTimestamp(const Column& c) {
+  return IsTimestamp(c) && c.nullable;
+}
 bool IsVersion(const Column& c) {
-  return !c.type.array && !c.nullable && (c.type.family == TypeFamily::kInt64 || c.type.family == TypeFamily::kInt32 || c.type.family == TypeFamily::kInt16) && !c.generated;
+  return !c.type.array && !c.nullable &&
+         (c.type.family == TypeFamily::kInt64 || c.type.family == TypeFamily::kInt32 ||
+          c.type.family == TypeFamily::kInt16) &&
+         !c.generated;
 }
 bool IsTenantType(const Column& c) {
-  return !c.type.array && (c.type.family == TypeFamily::kText || c.type.family == TypeFamily::kUuid || c.type.family == TypeFamily::kInt64 || c.type.family == TypeFamily::kInt32);
+  return !c.type.array && (c.type.family == TypeFamily::kText || c.type.family == TypeFamily::kUuid ||
+                           c.type.family == TypeFamily::kInt64 || c.type.family == TypeFamily::kInt32);
 }
 
 bool CanBeKey(const Table& table) {
   if (table.primary_key.empty()) return false;
   for (const std::string& name : table.primary_key) {
     const Column* column = table.FindColumn(name);
-    if (column == nullptr || column->type.array || column->type.family == TypeFamily::kOther || column->type.family == TypeFamily::kJson || column->type.family == TypeFamily::kRange) return false;
+    if (column == nullptr || column->type.array || column->type.family == TypeFamily::kOther ||
+        column->type.family == TypeFamily::kJson || column->type.family == TypeFamily::kRange)
+      return false;
   }
   return true;
 }
@@ -100,7 +121,8 @@ bool IsJoin(const Table& table) {
   if (table.foreign_keys.size() != 2) return false;
   std::set<std::string> columns(table.foreign_keys[0].columns.begin(), table.foreign_keys[0].columns.end());
   columns.insert(table.foreign_keys[1].columns.begin(), table.foreign_keys[1].columns.end());
-  return !table.primary_key.empty() && columns == std::set<std::string>(table.primary_key.begin(), table.primary_key.end());
+  return !table.primary_key.empty() &&
+         columns == std::set<std::string>(table.primary_key.begin(), table.primary_key.end());
 }
 
 }  // namespace
@@ -112,19 +134,27 @@ absl::StatusOr<std::string> Draft(pqxx::transaction_base& tx, const std::vector<
   std::vector<std::string> left_out;
   std::map<std::string, int> uses;  // resource names before they are told apart
   auto base_name = [](const Table& table) { return absl::StrReplaceAll(Plural(PublicName(table.name)), {{"_", "-"}}); };
-  auto usable = [](const Table& table) { return !table.partition && table.kind != 'v' && table.kind != 'm' && CanBeKey(table); };
+  auto usable = [](const Table& table) {
+    return !table.partition && table.kind != 'v' && table.kind != 'm' && CanBeKey(table);
+  };
   for (const auto& [name, table] : database.tables)
     if (usable(table)) ++uses[base_name(table)];
   std::set<std::string> resource_names;
   for (const auto& [name, table] : database.tables) {
     if (table.partition) continue;
     if (!usable(table)) {
-      left_out.push_back(StrCat(TableText(table), table.kind == 'v' || table.kind == 'm' ? ": a view; name the columns that identify a row by `key` to expose it" : ": no usable primary key; name the columns of a unique index by `key` to expose it"));
+      left_out.push_back(StrCat(
+          TableText(table), table.kind == 'v' || table.kind == 'm'
+                                ? ": a view; name the columns that identify a row by `key` to expose it"
+                                : ": no usable primary key; name the columns of a unique index by `key` to expose it"));
       continue;
     }
     Draftee draftee{&table, base_name(table), {}, {}, {}, {}, {}};
-    if (uses[draftee.name] > 1) draftee.name = StrCat(absl::StrReplaceAll(PublicName(table.schema), {{"_", "-"}}), "-", draftee.name);
-    for (std::string base = draftee.name.substr(0, 58), n = "2"; !resource_names.insert(draftee.name).second; n = std::to_string(std::stoi(n) + 1)) draftee.name = StrCat(base, "-", n);
+    if (uses[draftee.name] > 1)
+      draftee.name = StrCat(absl::StrReplaceAll(PublicName(table.schema), {{"_", "-"}}), "-", draftee.name);
+    for (std::string base = draftee.name.substr(0, 58), n = "2"; !resource_names.insert(draftee.name).second;
+         n = std::to_string(std::stoi(n) + 1))
+      draftee.name = StrCat(base, "-", n);
     while (absl::StrContains(draftee.name, "--")) draftee.name = absl::StrReplaceAll(draftee.name, {{"--", "-"}});
     while (absl::EndsWith(draftee.name, "-")) draftee.name.pop_back();
     // Plain names first, so that a made one yields to them.
@@ -137,7 +167,8 @@ absl::StatusOr<std::string> Draft(pqxx::transaction_base& tx, const std::vector<
       }
     }
     for (const Column& column : table.columns) {
-      const bool key = std::find(table.primary_key.begin(), table.primary_key.end(), column.name) != table.primary_key.end();
+      const bool key =
+          std::find(table.primary_key.begin(), table.primary_key.end(), column.name) != table.primary_key.end();
       if (!key && LooksSensitive(column.name)) draftee.hidden.push_back(column.name);
     }
     draftees.push_back(std::move(draftee));
@@ -168,7 +199,8 @@ absl::StatusOr<std::string> Draft(pqxx::transaction_base& tx, const std::vector<
       if (IsJoin(*d.table)) continue;
       std::string back = Plural(PublicName(d.table->name));
       if (target == &d || keys_to[{key.target_schema, key.target_table}] > 1) back = StrCat(back, "_by_", role);
-      target->relations.emplace_back(Unused(target->taken, back), StrCat("{many: ", d.name, ", by: ", YamlList(FieldsOf(d, key.columns)), "}"));
+      target->relations.emplace_back(Unused(target->taken, back),
+                                     StrCat("{many: ", d.name, ", by: ", YamlList(FieldsOf(d, key.columns)), "}"));
     }
     if (IsJoin(*d.table)) {
       const ForeignKey &a = d.table->foreign_keys[0], &b = d.table->foreign_keys[1];
@@ -176,20 +208,25 @@ absl::StatusOr<std::string> Draft(pqxx::transaction_base& tx, const std::vector<
       if (left == nullptr || right == nullptr) continue;
       const std::string through = AsYaml(TableText(*d.table));
       left->relations.emplace_back(Unused(left->taken, Plural(PublicName(right->table->name))),
-                                   StrCat("{many: ", right->name, ", through: ", through, ", by: ", YamlList(a.columns), ", other: ", YamlList(b.columns), "}"));
+                                   StrCat("{many: ", right->name, ", through: ", through, ", by: ", YamlList(a.columns),
+                                          ", other: ", YamlList(b.columns), "}"));
       if (left != right)
         right->relations.emplace_back(Unused(right->taken, Plural(PublicName(left->table->name))),
-                                      StrCat("{many: ", left->name, ", through: ", through, ", by: ", YamlList(b.columns), ", other: ", YamlList(a.columns), "}"));
+                                      StrCat("{many: ", left->name, ", through: ", through,
+                                             ", by: ", YamlList(b.columns), ", other: ", YamlList(a.columns), "}"));
     }
   }
 
   std::string out =
       "# A first catalog, drafted from the database. Read it before you publish it:\n"
-      "#   - a table without a column tenant_id or tenant is marked `shared`: every tenant may see (read), or also change (write), all its rows;\n"
+      "#   - a table without a column tenant_id or tenant is marked `shared`: every tenant may see (read), or also "
+      "change (write), all its rows;\n"
       "#   - columns that look sensitive are hidden until you say otherwise;\n"
       "#   - the roles are examples. Only keys with a role may do anything; admin may do everything.\n"
-      "# All keys are described in Mainstay's libs/catalog/README.md; types, keys and foreign keys come from the database and are not repeated here.\n";
-  for (const std::string& line : left_out) StrAppend(&out, "# Left out: ", absl::StrReplaceAll(line, {{"\n", " "}, {"\r", " "}}), "\n");
+      "# All keys are described in Mainstay's libs/catalog/README.md; types, keys and foreign keys come from the "
+      "database and are not repeated here.\n";
+  for (const std::string& line : left_out)
+    StrAppend(&out, "# Left out: ", absl::StrReplaceAll(line, {{"\n", " "}, {"\r", " "}}), "\n");
   if (draftees.empty()) {
     out += "resources: {}\n";
   } else {
@@ -200,8 +237,11 @@ absl::StatusOr<std::string> Draft(pqxx::transaction_base& tx, const std::vector<
     StrAppend(&out, "  ", d.name, ":\n    table: ", AsYaml(TableText(table)), "\n");
     if (const Column* tenant = Named(table, {"tenant_id", "tenant"}, IsTenantType)) {
       StrAppend(&out, "    tenant: ", d.field_of.at(tenant->name), "\n");
-    } else if (const Column* guess = Named(table, {"organization_id", "organisation_id", "org_id", "workspace_id", "company_id", "account_id"}, IsTenantType)) {
-      StrAppend(&out, "    shared: read  # if each row belongs to one tenant, say instead: tenant: ", d.field_of.at(guess->name), "\n");
+    } else if (const Column* guess = Named(
+                   table, {"organization_id", "organisation_id", "org_id", "workspace_id", "company_id", "account_id"},
+                   IsTenantType)) {
+      StrAppend(&out, "    shared: read  # if each row belongs to one tenant, say instead: tenant: ",
+                d.field_of.at(guess->name), "\n");
     } else {
       out += "    shared: write\n";
     }
@@ -227,7 +267,8 @@ absl::StatusOr<std::string> Draft(pqxx::transaction_base& tx, const std::vector<
     for (const auto& [name, text] : d.relations) StrAppend(&out, "      ", name, ": ", text, "\n");
     out += "    permissions:\n      editor: {actions: all}\n      reader: {actions: [read]}\n";
   }
-  out += "\nroles:\n  editor: {description: Reads and changes the records}\n  reader: {description: Reads the records}\n";
+  out +=
+      "\nroles:\n  editor: {description: Reads and changes the records}\n  reader: {description: Reads the records}\n";
   return out;
 }
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A first catalog for a database that Mainstay has never seen (`mainstay init`).
 //
-// A draft errs on the closed side: columns that look sensitive are hidden, what has no key is only mentioned in a comment. The result parses and checks as it stands.
+// A draft errs on the closed side: columns that look sensitive are hidden, what has no key is only mentioned in a
+// comment. The result parses and checks as it stands.
 #pragma once
 
 #include <string>

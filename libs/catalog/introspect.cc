@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Six statements whatever the number of tables: classes, columns, types, enum labels, indexes and constraints, sequences. No locks beyond those of a SELECT on pg_catalog.
+// Six statements whatever the number of tables: classes, columns, types, enum labels, indexes and constraints,
+// sequences. No locks beyond those of a SELECT on pg_catalog.
 #include "libs/catalog/introspect.h"
 
 #include <algorithm>
@@ -113,14 +114,18 @@ struct Type {
 
 TypeFamily FamilyOf(const Type& type) {
   static const std::unordered_map<std::string_view, TypeFamily> kFamilies = {
-      {"bool", TypeFamily::kBool},           {"int2", TypeFamily::kInt16},          {"int4", TypeFamily::kInt32},
-      {"int8", TypeFamily::kInt64},          {"oid", TypeFamily::kInt64},           {"numeric", TypeFamily::kDecimal},
-      {"float4", TypeFamily::kFloat32},      {"float8", TypeFamily::kFloat64},      {"text", TypeFamily::kText},
-      {"varchar", TypeFamily::kText},        {"bpchar", TypeFamily::kText},         {"name", TypeFamily::kText},
-      {"char", TypeFamily::kText},           {"uuid", TypeFamily::kUuid},           {"date", TypeFamily::kDate},
-      {"time", TypeFamily::kTime},           {"timestamp", TypeFamily::kTimestamp}, {"timestamptz", TypeFamily::kTimestampTz},
-      {"interval", TypeFamily::kInterval},   {"bytea", TypeFamily::kBytes},         {"json", TypeFamily::kJson},
-      {"jsonb", TypeFamily::kJson},          {"inet", TypeFamily::kInet},           {"cidr", TypeFamily::kInet},
+      {"bool", TypeFamily::kBool},           {"int2", TypeFamily::kInt16},
+      {"int4", TypeFamily::kInt32},          {"int8", TypeFamily::kInt64},
+      {"oid", TypeFamily::kInt64},           {"numeric", TypeFamily::kDecimal},
+      {"float4", TypeFamily::kFloat32},      {"float8", TypeFamily::kFloat64},
+      {"text", TypeFamily::kText},           {"varchar", TypeFamily::kText},
+      {"bpchar", TypeFamily::kText},         {"name", TypeFamily::kText},
+      {"char", TypeFamily::kText},           {"uuid", TypeFamily::kUuid},
+      {"date", TypeFamily::kDate},           {"time", TypeFamily::kTime},
+      {"timestamp", TypeFamily::kTimestamp}, {"timestamptz", TypeFamily::kTimestampTz},
+      {"interval", TypeFamily::kInterval},   {"bytea", TypeFamily::kBytes},
+      {"json", TypeFamily::kJson},           {"jsonb", TypeFamily::kJson},
+      {"inet", TypeFamily::kInet},           {"cidr", TypeFamily::kInet},
   };
   if (type.kind == 'e') return TypeFamily::kEnum;
   if (type.kind == 'r') return TypeFamily::kRange;
@@ -131,8 +136,10 @@ TypeFamily FamilyOf(const Type& type) {
   return type.kind == 'b' && type.category == 'S' ? TypeFamily::kText : TypeFamily::kOther;  // citext and its like
 }
 
-// Through domains and arrays down to what the values are. `not_null` and `has_default` gather what the domains on the way add.
-ColumnType Resolve(const std::unordered_map<uint32_t, Type>& types, uint32_t oid, int modifier, bool* not_null, bool* has_default) {
+// Through domains and arrays down to what the values are. `not_null` and `has_default` gather what the domains on the
+// way add.
+ColumnType Resolve(const std::unordered_map<uint32_t, Type>& types, uint32_t oid, int modifier, bool* not_null,
+                   bool* has_default) {
   ColumnType out;
   for (int depth = 0; depth < 32; ++depth) {
     auto it = types.find(oid);
@@ -175,7 +182,9 @@ std::string OidArray(const std::vector<uint32_t>& oids) {
   return out + "}";
 }
 
-std::string TextOrEmpty(const pqxx::field& field) { return field.is_null() ? std::string() : std::string(field.c_str(), field.size()); }
+std::string TextOrEmpty(const pqxx::field& field) {
+  return field.is_null() ? std::string() : std::string(field.c_str(), field.size());
+}
 
 void SplitNames(const std::vector<std::string>& tables, std::string* schemas, std::string* names) {
   PgArray schema_array, name_array;
@@ -229,7 +238,8 @@ Database Load(pqxx::transaction_base& tx, const pqxx::result& classes) {
     if (type.kind == 'e') enums.push_back(row[0].as<uint32_t>());
     types[row[0].as<uint32_t>()] = std::move(type);
   }
-  for (const pqxx::row& row : tx.exec_params(kEnums, OidArray(enums))) types[row[0].as<uint32_t>()].labels.push_back(row[1].c_str());
+  for (const pqxx::row& row : tx.exec_params(kEnums, OidArray(enums)))
+    types[row[0].as<uint32_t>()].labels.push_back(row[1].c_str());
 
   for (const pqxx::row& row : tx.exec_params(kColumns, list)) {
     Column column;
@@ -251,7 +261,8 @@ Database Load(pqxx::transaction_base& tx, const pqxx::result& classes) {
     *all = true;
     const std::vector<std::string> parts = absl::StrSplit(numbers, ' ', absl::SkipEmpty());
     for (const std::string& text : parts) {
-      auto it = std::find_if(table.columns.begin(), table.columns.end(), [&](const Column& c) { return std::to_string(c.number) == text; });
+      auto it = std::find_if(table.columns.begin(), table.columns.end(),
+                             [&](const Column& c) { return std::to_string(c.number) == text; });
       if (it == table.columns.end()) {  // 0: an expression
         *all = false;
         break;
@@ -294,7 +305,8 @@ Database Load(pqxx::transaction_base& tx, const pqxx::result& classes) {
     table.constraints.push_back(std::move(constraint));
   }
 
-  for (const pqxx::row& row : tx.exec_params(kSequences, list)) by_oid[row[0].as<uint32_t>()]->sequences.push_back(row[1].c_str());
+  for (const pqxx::row& row : tx.exec_params(kSequences, list))
+    by_oid[row[0].as<uint32_t>()]->sequences.push_back(row[1].c_str());
   database.default_collation = TextOrEmpty(tx.exec(kDatabase)[0][0]);
   return database;
 }
@@ -320,10 +332,15 @@ std::string QuoteName(std::string_view identifier) {
   }
   return out + "\"";
 }
-std::string QuoteName(std::string_view schema, std::string_view name) { return StrCat(QuoteName(schema), ".", QuoteName(name)); }
+std::string QuoteName(std::string_view schema, std::string_view name) {
+  return StrCat(QuoteName(schema), ".", QuoteName(name));
+}
 
 absl::StatusOr<std::pair<std::string, std::string>> ParseTableName(std::string_view text) {
-  auto wrong = [&] { return absl::InvalidArgumentError(StrCat("\"", text, "\" is not a table's name like shop.orders (quote a part that holds a dot: shop.\"odd.name\")")); };
+  auto wrong = [&] {
+    return absl::InvalidArgumentError(StrCat(
+        "\"", text, "\" is not a table's name like shop.orders (quote a part that holds a dot: shop.\"odd.name\")"));
+  };
   std::vector<std::string> parts;
   size_t i = 0;
   while (true) {
@@ -382,10 +399,12 @@ absl::StatusOr<std::string> SchemaFingerprint(pqxx::transaction_base& tx, const 
   return postgres::StatusFromCurrentException();
 }
 
-absl::StatusOr<Resource> SystemResource(pqxx::transaction_base& tx, std::string_view table_name, const SystemResourceOptions& options) {
+absl::StatusOr<Resource> SystemResource(pqxx::transaction_base& tx, std::string_view table_name,
+                                        const SystemResourceOptions& options) {
   absl::StatusOr<Database> database = Introspect(tx, {std::string(table_name)});
   if (!database.ok()) return database.status();
-  if (database->tables.empty()) return absl::NotFoundError(StrCat("the table ", table_name, " does not exist; run `mainstay migrate`"));
+  if (database->tables.empty())
+    return absl::NotFoundError(StrCat("the table ", table_name, " does not exist; run `mainstay migrate`"));
   const Table& table = database->tables.begin()->second;
   Resource resource;
   resource.name = options.name;
@@ -396,7 +415,9 @@ absl::StatusOr<Resource> SystemResource(pqxx::transaction_base& tx, std::string_
   resource.default_limit = options.default_limit;
   resource.max_limit = options.max_limit;
   resource.offset_allowed = options.offset_allowed;
-  auto listed = [](const std::vector<std::string>& names, const std::string& name) { return std::find(names.begin(), names.end(), name) != names.end(); };
+  auto listed = [](const std::vector<std::string>& names, const std::string& name) {
+    return std::find(names.begin(), names.end(), name) != names.end();
+  };
   for (const Column& column : table.columns) {
     Field field;
     field.name = field.column = column.name;

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// What PostgreSQL itself knows of the tables: columns and types, keys, foreign keys, indexes, defaults. Never said twice in the catalog.
+// What PostgreSQL itself knows of the tables: columns and types, keys, foreign keys, indexes, defaults. Never said
+// twice in the catalog.
 //
-// Read from pg_catalog in a constant number of statements, whatever the number of tables; needs no right on the tables themselves. The result is plain values: it does not
-// follow later changes (watcher.h notices them by SchemaFingerprint).
+// Read from pg_catalog in a constant number of statements, whatever the number of tables; needs no right on the tables
+// themselves. The result is plain values: it does not follow later changes (watcher.h notices them by
+// SchemaFingerprint).
 #pragma once
 
 #include <map>
@@ -25,8 +27,8 @@ struct Column {
   int number = 0;  // attnum
   ColumnType type;
   bool nullable = true;
-  bool has_default = false;     // a default or an identity
-  bool generated = false;       // generated always: stored expression, or identity always
+  bool has_default = false;  // a default or an identity
+  bool generated = false;    // generated always: stored expression, or identity always
   std::string collation_version;
   std::string comment;
 };
@@ -36,9 +38,9 @@ struct Index {
   std::vector<std::string> columns;  // leading plain columns, up to the first expression; included columns not counted
   bool unique = false;
   bool partial = false;
-  bool whole = true;                 // every key part is a plain column
+  bool whole = true;  // every key part is a plain column
   bool primary = false;
-  std::string method;                // btree, hash, gin …
+  std::string method;  // btree, hash, gin …
 };
 
 struct ForeignKey {
@@ -50,7 +52,7 @@ struct ForeignKey {
 
 struct Constraint {
   std::string name;
-  char kind = 'c';                   // c check, p primary, u unique, f foreign key, x exclusion
+  char kind = 'c';  // c check, p primary, u unique, f foreign key, x exclusion
   std::vector<std::string> columns;
 };
 
@@ -74,12 +76,14 @@ struct Table {
 
 struct Database {
   std::map<std::pair<std::string, std::string>, Table> tables;  // by schema and name
-  std::vector<std::pair<std::string, std::string>> names;       // every table and view outside the system's schemas: for "did you mean"
+  std::vector<std::pair<std::string, std::string>>
+      names;                      // every table and view outside the system's schemas: for "did you mean"
   std::string default_collation;  // name and version of the database's own
   const Table* Find(std::string_view schema, std::string_view name) const;
 };
 
-// "shop.orders", "orders" (schema public), "shop.\"odd.name\"": as PostgreSQL stores the names, nothing is folded; quotes only where a name holds a dot or a quote.
+// "shop.orders", "orders" (schema public), "shop.\"odd.name\"": as PostgreSQL stores the names, nothing is folded;
+// quotes only where a name holds a dot or a quote.
 absl::StatusOr<std::pair<std::string, std::string>> ParseTableName(std::string_view text);
 // "shop"."orders": always quoted.
 std::string QuoteName(std::string_view identifier);
@@ -104,7 +108,9 @@ struct SystemResourceOptions {
   int default_limit = 50, max_limit = 200;
   bool offset_allowed = false;
 };
-// A resource over one of the suite's own tables or views, for its lists. Read-only; every caller may read all its fields (scopes are checked before).
-absl::StatusOr<Resource> SystemResource(pqxx::transaction_base& tx, std::string_view table, const SystemResourceOptions& options);
+// A resource over one of the suite's own tables or views, for its lists. Read-only; every caller may read all its
+// fields (scopes are checked before).
+absl::StatusOr<Resource> SystemResource(pqxx::transaction_base& tx, std::string_view table,
+                                        const SystemResourceOptions& options);
 
 }  // namespace mainstay::catalog

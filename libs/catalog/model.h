@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The catalog as C++ values: what the user declared, joined with what PostgreSQL itself knows of their tables.
 //
-// Immutable once built; shared by pointer (std::shared_ptr<const Model>) and swapped whole, so a request works on one model from start to end.
-// Types, keys, uniqueness and foreign keys come from PostgreSQL (introspect.h), never from the YAML. The YAML form of each struct is described in README.md.
+// Immutable once built; shared by pointer (std::shared_ptr<const Model>) and swapped whole, so a request works on one
+// model from start to end. Types, keys, uniqueness and foreign keys come from PostgreSQL (introspect.h), never from the
+// YAML. The YAML form of each struct is described in README.md.
 #pragma once
 
 #include <cstdint>
@@ -20,8 +21,26 @@ namespace mainstay::catalog {
 
 // The families of column types that filters, validation and formatting distinguish.
 enum class TypeFamily : uint8_t {
-  kBool, kInt16, kInt32, kInt64, kDecimal, kFloat32, kFloat64, kText, kUuid, kDate, kTime, kTimestamp, kTimestampTz, kInterval,
-  kBytes, kJson, kEnum, kRange, kInet, kOther,
+  kBool,
+  kInt16,
+  kInt32,
+  kInt64,
+  kDecimal,
+  kFloat32,
+  kFloat64,
+  kText,
+  kUuid,
+  kDate,
+  kTime,
+  kTimestamp,
+  kTimestampTz,
+  kInterval,
+  kBytes,
+  kJson,
+  kEnum,
+  kRange,
+  kInet,
+  kOther,
 };
 
 struct ColumnType {
@@ -31,7 +50,7 @@ struct ColumnType {
   int max_length = 0;            // varchar(n); 0: none
   int precision = 0, scale = 0;  // numeric(p,s); 0,0: any
   std::vector<std::string> enum_values;
-  std::string collation;         // of text, when not the database's default
+  std::string collation;  // of text, when not the database's default
 };
 
 // A field of a resource: one column under its public name.
@@ -39,7 +58,7 @@ struct Field {
   std::string name;    // public, snake_case
   std::string column;  // as in PostgreSQL
   ColumnType type;
-  int position = 0;    // index in Resource::fields
+  int position = 0;  // index in Resource::fields
   bool nullable = true;
   bool has_default = false;
   bool generated = false;   // GENERATED ALWAYS (also identity always): never written
@@ -60,17 +79,18 @@ struct Field {
   std::optional<std::string> minimum, maximum;  // as text, compared in the field's own type
   std::string pattern;                          // RE2, whole value
   std::vector<std::string> one_of;
-  std::vector<std::string> aliases;             // other header names in imports
+  std::vector<std::string> aliases;  // other header names in imports
 };
 
 struct Relation {
   enum class Kind : uint8_t { kToOne, kToMany, kManyToMany };
   std::string name;
   Kind kind = Kind::kToOne;
-  std::string target;                    // resource name
+  std::string target;                       // resource name
   std::vector<std::string> columns;         // ours, as in PostgreSQL (not public names)
   std::vector<std::string> target_columns;  // theirs, same order
-  // Many-to-many: the joining table (quoted: "schema"."table") and its columns towards us (same order as `columns`) and them (as `target_columns`).
+  // Many-to-many: the joining table (quoted: "schema"."table") and its columns towards us (same order as `columns`) and
+  // them (as `target_columns`).
   std::string through;
   std::vector<std::string> through_columns, through_target_columns;
 };
@@ -88,7 +108,8 @@ struct Permission {
   bool read = false, create = false, update = false, remove = false;
   bool all_fields_readable = true, all_fields_writable = true;
   std::vector<std::string> readable, writable;  // when not all
-  // Row predicate: a filter in the query's own text form ("filter[owner]={subject}&filter[status][in]=open,paid"); {tenant} and {subject} are bound from the principal.
+  // Row predicate: a filter in the query's own text form ("filter[owner]={subject}&filter[status][in]=open,paid");
+  // {tenant} and {subject} are bound from the principal.
   std::string where;
 };
 
@@ -96,29 +117,31 @@ struct Resource {
   std::string name;    // "order-items": plural, kebab-case; the path /v1/<name>
   std::string schema;  // of the table
   std::string table;
-  bool view = false;   // an SQL view: read-only unless it says otherwise
+  bool view = false;  // an SQL view: read-only unless it says otherwise
   std::vector<Field> fields;
-  std::vector<int> key;            // positions of the primary key's fields, in key order
-  bool read_only = false;          // no one writes, admin neither: views, `shared: read`, `read_only: true`
-  bool client_chooses_key = false; // PUT creates
+  std::vector<int> key;                       // positions of the primary key's fields, in key order
+  bool read_only = false;                     // no one writes, admin neither: views, `shared: read`, `read_only: true`
+  bool client_chooses_key = false;            // PUT creates
   std::vector<std::vector<int>> unique_keys;  // other unique indexes whose columns are all fields
-  // PostgreSQL's constraint or unique index name → positions of the fields it is about: to name the field when it refuses a row.
+  // PostgreSQL's constraint or unique index name → positions of the fields it is about: to name the field when it
+  // refuses a row.
   std::map<std::string, std::vector<int>> constraints;
   std::vector<Reference> references;
   std::map<std::string, Relation> relations;
-  int tenant = -1;       // position of the tenant field; -1: not by tenant (shared reference data, read-only unless allowed)
-  int version = -1;      // position of the version field (integer, raised by every write)
-  int deleted_at = -1;   // position of the soft-delete timestamp
-  int created_at = -1, updated_at = -1;  // set by the suite on write
+  int tenant = -1;  // position of the tenant field; -1: not by tenant (shared reference data, read-only unless allowed)
+  int version = -1;                                // position of the version field (integer, raised by every write)
+  int deleted_at = -1;                             // position of the soft-delete timestamp
+  int created_at = -1, updated_at = -1;            // set by the suite on write
   std::vector<std::pair<int, bool>> default_sort;  // position, descending; the key is appended
   int default_limit = 50, max_limit = 200;
   bool offset_allowed = false;
   bool if_match_required = false;
-  std::optional<absl::Duration> cache;  // time to live
+  std::optional<absl::Duration> cache;                    // time to live
   std::map<std::string, std::vector<std::string>> views;  // named field sets
   std::map<std::string, Permission> permissions;          // by role; "admin" has all without standing here
   std::string description;
-  std::string problem;  // not empty: broken against the live database (503 resource-unavailable), with the reason for operators
+  std::string
+      problem;  // not empty: broken against the live database (503 resource-unavailable), with the reason for operators
 
   const Field* FindField(std::string_view field_name) const;  // hidden ones too; callers check
 };
@@ -131,32 +154,34 @@ struct Role {
 
 // ---- webhooks in ----
 
-// Where a value stands in a delivery: "json:data.object.id", "header:X-Event-Id", "sig:t", "query:k", "form:k", or "const:text". The first that is present wins.
+// Where a value stands in a delivery: "json:data.object.id", "header:X-Event-Id", "sig:t", "query:k", "form:k", or
+// "const:text". The first that is present wins.
 using ValueSource = std::vector<std::string>;
 
 // How a sender proves itself (libs/webhooks knows the presets by name and the meaning of each word).
 struct SignatureScheme {
-  std::string preset;            // "stripe", "standard-webhooks", "github" …; fields below override it
-  std::string algorithm;         // "hmac-sha256" …
-  std::string signed_content;    // "{sig:t}.{body}"
+  std::string preset;          // "stripe", "standard-webhooks", "github" …; fields below override it
+  std::string algorithm;       // "hmac-sha256" …
+  std::string signed_content;  // "{sig:t}.{body}"
   std::string signature_header;
-  std::string header_format;     // "plain", "prefix:sha256=", "pairs:,", "versions: "
-  std::string signature_key;     // "v1" in pairs
-  std::string encoding;          // hex, base64, base64url
-  std::string key_encoding;      // text, base64, hex, whsec-base64
-  std::string timestamp;         // value source
-  std::string timestamp_unit;    // s, ms, iso8601
+  std::string header_format;   // "plain", "prefix:sha256=", "pairs:,", "versions: "
+  std::string signature_key;   // "v1" in pairs
+  std::string encoding;        // hex, base64, base64url
+  std::string key_encoding;    // text, base64, hex, whsec-base64
+  std::string timestamp;       // value source
+  std::string timestamp_unit;  // s, ms, iso8601
   std::optional<absl::Duration> tolerance_past, tolerance_future;
 };
 
 // Writes to a resource from an event (or from what was fetched for it).
 struct ApplyRoute {
   std::string resource;
-  std::string mode = "upsert";              // create update upsert
-  std::vector<std::string> key;             // fields that identify the row
-  std::map<std::string, std::string> map;   // field → expression: "json:path", "fetched:path", "const:text", "event:id|type|time|entity"
-  std::string stale_field;                  // row's field compared with the incoming value; older or equal news is refused as stale
-  std::string status_field;                 // with transitions: from → allowed to
+  std::string mode = "upsert";   // create update upsert
+  std::vector<std::string> key;  // fields that identify the row
+  std::map<std::string, std::string>
+      map;  // field → expression: "json:path", "fetched:path", "const:text", "event:id|type|time|entity"
+  std::string stale_field;   // row's field compared with the incoming value; older or equal news is refused as stale
+  std::string status_field;  // with transitions: from → allowed to
   std::map<std::string, std::vector<std::string>> transitions;
   std::map<std::string, std::string> when;  // only when these expressions have these values
 };
@@ -170,18 +195,18 @@ struct JobRoute {
 struct Route {
   std::vector<std::string> types;  // exact, or "payment.*"
   std::optional<FetchRoute> fetch;
-  std::vector<ApplyRoute> apply;   // in order, one transaction
+  std::vector<ApplyRoute> apply;  // in order, one transaction
   std::optional<JobRoute> job;
 };
 struct Source {
-  std::string name;     // /hooks/<name>
+  std::string name;  // /hooks/<name>
   bool enabled = true;
-  std::string tenant;   // fixed tenant, or empty with tenant_from
+  std::string tenant;       // fixed tenant, or empty with tenant_from
   ValueSource tenant_from;  // from the verified body
   SignatureScheme scheme;
   std::vector<std::string> secrets;  // names in libs/secrets, any may match
   ValueSource event_id, event_type, event_time, entity;
-  std::string event_time_unit = "s"; // s, ms, iso8601
+  std::string event_time_unit = "s";  // s, ms, iso8601
   std::vector<std::string> content_types = {"application/json"};
   int64_t max_body = 1 << 20;
   std::vector<Route> routes;
@@ -198,7 +223,7 @@ struct Pagination {
 struct Operation {
   std::string name;
   std::string method;
-  std::string path;  // "/payments/{id}"
+  std::string path;                          // "/payments/{id}"
   std::map<std::string, std::string> query;  // parameter → "{name}" or a constant
   std::vector<std::string> params;           // declared names, all required unless ending in "?"
   bool idempotent = false;                   // beyond the method's own nature
@@ -213,9 +238,9 @@ struct RateLimit {
 struct Provider {
   std::string name;
   std::string base_url;
-  std::string auth;            // none, bearer, basic, header, query
-  std::string auth_name;       // header or query name
-  std::string auth_secret;     // name in libs/secrets
+  std::string auth;         // none, bearer, basic, header, query
+  std::string auth_name;    // header or query name
+  std::string auth_secret;  // name in libs/secrets
   std::string idempotency_header = "Idempotency-Key";
   std::map<std::string, Operation> operations;
   RateLimit rate;
@@ -232,8 +257,8 @@ struct Backoff {
 };
 struct Queue {
   std::string name;
-  int priority = 4;        // 0 first … 9 last, default for its jobs
-  int concurrency = 0;     // over all workers; 0: unlimited
+  int priority = 4;     // 0 first … 9 last, default for its jobs
+  int concurrency = 0;  // over all workers; 0: unlimited
   int max_attempts = 20, max_crashes = 3;
   absl::Duration soft_limit = absl::Minutes(30), hard_limit = absl::Minutes(35);
   Backoff backoff;
@@ -266,7 +291,8 @@ struct TrafficLimit {
 
 struct Model {
   std::string hash;  // SHA-256 hex of the canonical text of all files
-  // SHA-256 hex of everything that was read from PostgreSQL (columns, types, keys, collations with their versions): what cursors and cached plans are bound to beside `hash`.
+  // SHA-256 hex of everything that was read from PostgreSQL (columns, types, keys, collations with their versions):
+  // what cursors and cached plans are bound to beside `hash`.
   std::string schema_hash;
   std::map<std::string, Resource, std::less<>> resources;
   std::map<std::string, Role> roles;

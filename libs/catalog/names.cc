@@ -15,16 +15,20 @@ namespace mainstay::catalog {
 namespace {
 
 std::string ToAscii(std::string_view text) {
-  if (std::all_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x80; })) return std::string(text);
-  // Made once, on the first name that needs it (it costs milliseconds); an object of ICU is used by one thread at a time.
+  if (std::all_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x80; }))
+    return std::string(text);
+  // Made once, on the first name that needs it (it costs milliseconds); an object of ICU is used by one thread at a
+  // time.
   static absl::Mutex mutex;
   absl::MutexLock lock(&mutex);
   static const std::unique_ptr<icu::Transliterator> transliterator = [] {
     UErrorCode error = U_ZERO_ERROR;
-    return std::unique_ptr<icu::Transliterator>(icu::Transliterator::createInstance("Any-Latin; Latin-ASCII", UTRANS_FORWARD, error));
+    return std::unique_ptr<icu::Transliterator>(
+        icu::Transliterator::createInstance("Any-Latin; Latin-ASCII", UTRANS_FORWARD, error));
   }();
   if (transliterator == nullptr) return std::string(text);
-  icu::UnicodeString unicode = icu::UnicodeString::fromUTF8(icu::StringPiece(text.data(), static_cast<int32_t>(text.size())));
+  icu::UnicodeString unicode =
+      icu::UnicodeString::fromUTF8(icu::StringPiece(text.data(), static_cast<int32_t>(text.size())));
   transliterator->transliterate(unicode);
   std::string out;
   unicode.toUTF8String(out);
@@ -62,7 +66,8 @@ std::string PublicName(std::string_view column) {
     }
     // createdAt → created_at, HTTPServer → http_server
     if (absl::ascii_isupper(c) && i > 0 && !out.empty() && out.back() != '_' &&
-        (absl::ascii_islower(at(i - 1)) || absl::ascii_isdigit(at(i - 1)) || (absl::ascii_isupper(at(i - 1)) && absl::ascii_islower(at(i + 1)))))
+        (absl::ascii_islower(at(i - 1)) || absl::ascii_isdigit(at(i - 1)) ||
+         (absl::ascii_isupper(at(i - 1)) && absl::ascii_islower(at(i + 1)))))
       out += '_';
     out += static_cast<char>(absl::ascii_tolower(c));
   }

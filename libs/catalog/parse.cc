@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The grammar. Each Read… below is one kind of map of the reference in README.md and one definition of catalog.schema.json; a test keeps the three in step.
+// The grammar. Each Read… below is one kind of map of the reference in README.md and one definition of
+// catalog.schema.json; a test keeps the three in step.
 #include "libs/catalog/parse.h"
 
 #include <re2/re2.h>
@@ -13,13 +14,13 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
-#include "libs/base/strings.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "libs/base/clock.h"
 #include "libs/base/crypto.h"
 #include "libs/base/json.h"
+#include "libs/base/strings.h"
 #include "libs/base/text.h"
 #include "libs/catalog/build.h"
 #include "libs/catalog/cron.h"
@@ -35,23 +36,37 @@ constexpr size_t kMaxReported = 100;
 bool MatchesName(std::string_view name, std::string_view more) {
   if (name.empty() || name.size() > 63 || !absl::ascii_islower(static_cast<unsigned char>(name[0]))) return false;
   for (char c : name)
-    if (!absl::ascii_islower(static_cast<unsigned char>(c)) && !absl::ascii_isdigit(static_cast<unsigned char>(c)) && more.find(c) == std::string_view::npos) return false;
+    if (!absl::ascii_islower(static_cast<unsigned char>(c)) && !absl::ascii_isdigit(static_cast<unsigned char>(c)) &&
+        more.find(c) == std::string_view::npos)
+      return false;
   return true;
 }
-bool IsResourceName(std::string_view name) { return MatchesName(name, "-") && name.back() != '-' && name.find("--") == std::string_view::npos; }
-bool IsPlainName(std::string_view name) { return MatchesName(name, "_-"); }
-bool IsRoleName(std::string_view name) { return MatchesName(name, "_-.:"); }
+bool IsResourceName(std::string_view name) {
+  return MatchesName(name, "-") && name.back() != '-' && name.find("--") == std::string_view::npos;
+}
+bool IsPlainName(std::string_view name) {
+  return MatchesName(name, "_-");
+}
+bool IsRoleName(std::string_view name) {
+  return MatchesName(name, "_-.:");
+}
 // Names in libs/secrets may be grouped: "payments/api-key".
-bool IsSecretName(std::string_view name) { return MatchesName(name, "_-./"); }
+bool IsSecretName(std::string_view name) {
+  return MatchesName(name, "_-./");
+}
 
 constexpr std::string_view kPlainNameRule = "a name is [a-z][a-z0-9_-]*, at most 63 characters";
 
 std::string KindWord(const Yaml& value) {
   switch (value.kind) {
-    case Yaml::Kind::kNull: return "nothing";
-    case Yaml::Kind::kScalar: return StrCat("\"", TruncateUtf8(value.text, 80), "\"");
-    case Yaml::Kind::kList: return "a list";
-    case Yaml::Kind::kMap: return "a map";
+    case Yaml::Kind::kNull:
+      return "nothing";
+    case Yaml::Kind::kScalar:
+      return StrCat("\"", TruncateUtf8(value.text, 80), "\"");
+    case Yaml::Kind::kList:
+      return "a list";
+    case Yaml::Kind::kMap:
+      return "a map";
   }
   return "";
 }
@@ -62,7 +77,8 @@ std::string Choice(const std::vector<std::string>& words) {
   return StrCat(absl::StrJoin(head, ", "), " or ", words.back());
 }
 
-// One kind of map while it is read: each accessor takes a key, remembers its place, checks its form. Done() refuses the keys that nobody took.
+// One kind of map while it is read: each accessor takes a key, remembers its place, checks its form. Done() refuses the
+// keys that nobody took.
 class Reader {
  public:
   struct Context {
@@ -70,8 +86,10 @@ class Reader {
     std::vector<Mistake>& mistakes;
   };
 
-  Reader(Context& context, const Yaml& node, std::string path, std::string_view kind) : context_(context), node_(node), path_(std::move(path)), kind_(kind) {
-    if (node_.kind != Yaml::Kind::kMap && node_.kind != Yaml::Kind::kNull) Fail(node_.at, path_, StrCat("expected a map of settings, got ", KindWord(node_)));
+  Reader(Context& context, const Yaml& node, std::string path, std::string_view kind)
+      : context_(context), node_(node), path_(std::move(path)), kind_(kind) {
+    if (node_.kind != Yaml::Kind::kMap && node_.kind != Yaml::Kind::kNull)
+      Fail(node_.at, path_, StrCat("expected a map of settings, got ", KindWord(node_)));
   }
   Reader(const Reader&) = delete;
   Reader& operator=(const Reader&) = delete;
@@ -93,7 +111,8 @@ class Reader {
   }
 
   void Fail(Spot at, const std::string& path, std::string message) {
-    context_.mistakes.push_back({at.file < 0 ? "" : context_.out.files[at.file].name, at.line, at.column, path, std::move(message)});
+    context_.mistakes.push_back(
+        {at.file < 0 ? "" : context_.out.files[at.file].name, at.line, at.column, path, std::move(message)});
   }
   // At the value of a key (or the map itself when the key is absent).
   void Fail(std::string_view key, std::string message) {
@@ -111,7 +130,8 @@ class Reader {
   }
   void Text(std::string_view key, std::string* out, size_t max = 4096) {
     if (const Yaml* value = Take(key)) {
-      if (Scalar(*value, Path(key), out) && out->size() > max) Fail(value->at, Path(key), StrCat("longer than ", max, " bytes"));
+      if (Scalar(*value, Path(key), out) && out->size() > max)
+        Fail(value->at, Path(key), StrCat("longer than ", max, " bytes"));
     }
   }
   void Required(std::string_view key, std::string* out) {
@@ -124,7 +144,9 @@ class Reader {
     if (value == nullptr || !Scalar(*value, Path(key), &text)) return;
     if (std::find(words.begin(), words.end(), text) == words.end()) {
       std::string near = Nearest(text, words);
-      Fail(value->at, Path(key), StrCat("\"", text, "\" is not ", Choice(words), near.empty() ? "" : StrCat("; did you mean \"", near, "\"?")));
+      Fail(value->at, Path(key),
+           StrCat("\"", text, "\" is not ", Choice(words),
+                  near.empty() ? "" : StrCat("; did you mean \"", near, "\"?")));
       return;
     }
     *out = text;
@@ -160,7 +182,8 @@ class Reader {
   void Number(std::string_view key, double* out, double min, double max) {
     if (const Yaml* value = Take(key)) {
       double number = 0;
-      if (value->kind != Yaml::Kind::kScalar || !absl::SimpleAtod(value->text, &number) || !(number >= min && number <= max)) {
+      if (value->kind != Yaml::Kind::kScalar || !absl::SimpleAtod(value->text, &number) ||
+          !(number >= min && number <= max)) {
         Fail(value->at, Path(key), StrCat(KindWord(*value), " is not a number between ", min, " and ", max));
       } else {
         *out = number;
@@ -177,11 +200,13 @@ class Reader {
         return true;
       }
       if (duration.ok()) {
-        Fail(value->at, Path(key), StrCat(value->text, " is not between ", absl::FormatDuration(min), " and ", absl::FormatDuration(max)));
+        Fail(value->at, Path(key),
+             StrCat(value->text, " is not between ", absl::FormatDuration(min), " and ", absl::FormatDuration(max)));
         return false;
       }
     }
-    Fail(value->at, Path(key), StrCat(KindWord(*value), " is not a duration; write for example 250ms, 30s, 5m, 1h30m or 7d"));
+    Fail(value->at, Path(key),
+         StrCat(KindWord(*value), " is not a duration; write for example 250ms, 30s, 5m, 1h30m or 7d"));
     return false;
   }
   void Duration(std::string_view key, std::optional<absl::Duration>* out, absl::Duration min, absl::Duration max) {
@@ -193,8 +218,12 @@ class Reader {
     const Yaml* value = Take(key);
     if (value == nullptr) return;
     absl::string_view text = value->text;
-    int64_t unit = absl::ConsumeSuffix(&text, "KiB") ? 1 << 10 : absl::ConsumeSuffix(&text, "MiB") ? 1 << 20 : 1, number = 0;
-    if (value->kind != Yaml::Kind::kScalar || !absl::SimpleAtoi(text, &number) || number < 0 || number > (int64_t{1} << 40)) {
+    int64_t unit = absl::ConsumeSuffix(&text, "KiB")   ? 1 << 10
+                   : absl::ConsumeSuffix(&text, "MiB") ? 1 << 20
+                                                       : 1,
+            number = 0;
+    if (value->kind != Yaml::Kind::kScalar || !absl::SimpleAtoi(text, &number) || number < 0 ||
+        number > (int64_t{1} << 40)) {
       Fail(value->at, Path(key), StrCat(KindWord(*value), " is not a size; write for example 4096, 64KiB or 1MiB"));
     } else if (number * unit < min || number * unit > max) {
       Fail(value->at, Path(key), StrCat(value->text, " is not between ", min, " and ", max, " bytes"));
@@ -237,7 +266,8 @@ class Reader {
     const Yaml* value = Take(key);
     if (value == nullptr) return;
     if (value->kind != Yaml::Kind::kMap) {
-      if (value->kind != Yaml::Kind::kNull) Fail(value->at, Path(key), StrCat("expected a map, got ", KindWord(*value)));
+      if (value->kind != Yaml::Kind::kNull)
+        Fail(value->at, Path(key), StrCat("expected a map, got ", KindWord(*value)));
       return;
     }
     for (const Yaml::Member& member : value->members) {
@@ -295,7 +325,7 @@ class Reader {
       std::string near = Nearest(member.key, known);
       Fail(member.at, Path(member.key),
            StrCat("the key \"", member.key, "\" is not known here; ",
-                        near.empty() ? StrCat("known are ", JoinNames(known)) : StrCat("did you mean \"", near, "\"?")));
+                  near.empty() ? StrCat("known are ", JoinNames(known)) : StrCat("did you mean \"", near, "\"?")));
     }
   }
 
@@ -322,8 +352,13 @@ FieldDeclaration ReadField(Reader::Context& context, const Yaml::Member& member,
   FieldDeclaration field;
   field.name = member.key;
   Field& s = field.settings;
-  if (!IsFieldName(member.key)) r.Fail(member.at, path, "a field's public name is [a-z][a-z0-9_]*, at most 63 characters; name the column by `column:`");
-  if (IsReservedName(member.key)) r.Fail(member.at, path, StrCat("\"", member.key, "\" is a word of the filter syntax; give the field another name and its column by `column:`"));
+  if (!IsFieldName(member.key))
+    r.Fail(member.at, path,
+           "a field's public name is [a-z][a-z0-9_]*, at most 63 characters; name the column by `column:`");
+  if (IsReservedName(member.key))
+    r.Fail(member.at, path,
+           StrCat("\"", member.key,
+                  "\" is a word of the filter syntax; give the field another name and its column by `column:`"));
   r.Text("column", &field.column);
   r.Text("description", &s.description);
   r.Bool("hidden", &s.hidden);
@@ -382,7 +417,9 @@ RelationDeclaration ReadRelation(Reader::Context& context, const Yaml::Member& m
   RelationDeclaration relation;
   relation.name = member.key;
   if (!IsFieldName(member.key)) r.Fail(member.at, path, "a relation's name is [a-z][a-z0-9_]*, at most 63 characters");
-  if (IsReservedName(member.key)) r.Fail(member.at, path, StrCat("\"", member.key, "\" is a word of the filter syntax; give the relation another name"));
+  if (IsReservedName(member.key))
+    r.Fail(member.at, path,
+           StrCat("\"", member.key, "\" is a word of the filter syntax; give the relation another name"));
   r.Text("to", &relation.target);
   std::string many;
   r.Text("many", &many);
@@ -398,7 +435,8 @@ RelationDeclaration ReadRelation(Reader::Context& context, const Yaml::Member& m
   r.Text("through", &relation.through);
   r.List("other", &relation.other);
   if (!relation.through.empty()) {
-    if (relation.kind == Relation::Kind::kToOne) r.Fail("through", "only a `many` relation goes through a joining table");
+    if (relation.kind == Relation::Kind::kToOne)
+      r.Fail("through", "only a `many` relation goes through a joining table");
     relation.kind = Relation::Kind::kManyToMany;
   } else if (r.Has("other")) {
     r.Fail("other", "stands only beside `through`");
@@ -415,8 +453,10 @@ PermissionDeclaration ReadPermission(Reader::Context& context, const Yaml::Membe
   static const std::vector<std::string> kActions = {"read", "create", "update", "delete", "all"};
   for (size_t i = 0; i < permission.actions.size(); ++i)
     if (std::find(kActions.begin(), kActions.end(), permission.actions[i]) == kActions.end())
-      context.mistakes.push_back(MistakeAt(context.out, StrCat(path, ".actions[", i, "]"), StrCat("\"", permission.actions[i], "\" is not ", Choice(kActions))));
-  if (!r.Has("actions")) r.Fail(r.node().at, path, "the key \"actions\" is missing: [read, create, update, delete] or all");
+      context.mistakes.push_back(MistakeAt(context.out, StrCat(path, ".actions[", i, "]"),
+                                           StrCat("\"", permission.actions[i], "\" is not ", Choice(kActions))));
+  if (!r.Has("actions"))
+    r.Fail(r.node().at, path, "the key \"actions\" is missing: [read, create, update, delete] or all");
   r.List("read", &permission.read);
   r.List("read_except", &permission.read_except);
   r.List("write", &permission.write);
@@ -432,13 +472,16 @@ ResourceDeclaration ReadResource(Reader::Context& context, const Yaml::Member& m
   Reader r(context, *member.value, path, "resource");
   ResourceDeclaration resource;
   resource.name = member.key;
-  if (!IsResourceName(member.key)) r.Fail(member.at, path, "a resource's name is its path: plural, kebab-case, [a-z][a-z0-9-]*, at most 63 characters");
+  if (!IsResourceName(member.key))
+    r.Fail(member.at, path,
+           "a resource's name is its path: plural, kebab-case, [a-z][a-z0-9-]*, at most 63 characters");
   r.Required("table", &resource.table);
   if (!resource.table.empty()) {
     auto name = ParseTableName(resource.table);
     if (!name.ok()) {
       r.Fail("table", std::string(name.status().message()));
-    } else if (name->first == "mainstay" || name->first == "information_schema" || absl::StartsWith(name->first, "pg_")) {
+    } else if (name->first == "mainstay" || name->first == "information_schema" ||
+               absl::StartsWith(name->first, "pg_")) {
       r.Fail("table", StrCat("tables of the schema ", name->first, " are not the catalog's to expose"));
     } else {
       std::tie(resource.schema_name, resource.table_name) = *name;
@@ -448,9 +491,12 @@ ResourceDeclaration ReadResource(Reader::Context& context, const Yaml::Member& m
   r.List("key", &resource.key);
   r.Text("tenant", &resource.tenant);
   r.Word("shared", &resource.shared, {"read", "write"});
-  if (r.Has("tenant") && r.Has("shared")) r.Fail("shared", "a resource with a tenant column is not shared; remove one of the two");
+  if (r.Has("tenant") && r.Has("shared"))
+    r.Fail("shared", "a resource with a tenant column is not shared; remove one of the two");
   if (!r.Has("tenant") && !r.Has("shared"))
-    r.Fail(r.node().at, path, "names no tenant: write `tenant: FIELD`, or `shared: read` where every tenant may see every row, or `shared: write` where every tenant may also change every row");
+    r.Fail(r.node().at, path,
+           "names no tenant: write `tenant: FIELD`, or `shared: read` where every tenant may see every row, or "
+           "`shared: write` where every tenant may also change every row");
   r.Text("version", &resource.version);
   r.Text("deleted_at", &resource.deleted_at);
   r.Text("created_at", &resource.created_at);
@@ -458,7 +504,9 @@ ResourceDeclaration ReadResource(Reader::Context& context, const Yaml::Member& m
   r.List("default_sort", &resource.default_sort);
   r.Int("default_limit", &resource.default_limit, 1, 1000);
   r.Int("max_limit", &resource.max_limit, 1, 1000);
-  if (resource.default_limit > resource.max_limit) r.Fail("default_limit", StrCat(resource.default_limit, " is greater than max_limit, which is ", resource.max_limit));
+  if (resource.default_limit > resource.max_limit)
+    r.Fail("default_limit",
+           StrCat(resource.default_limit, " is greater than max_limit, which is ", resource.max_limit));
   r.Bool("offset", &resource.offset);
   r.Bool("require_if_match", &resource.require_if_match);
   r.Bool("client_key", &resource.client_key);
@@ -467,19 +515,25 @@ ResourceDeclaration ReadResource(Reader::Context& context, const Yaml::Member& m
   r.Word("expose", &expose, {"all", "declared"});
   resource.declared_only = expose == "declared";
   r.Duration("cache", &resource.cache, kSecond, kDay);
-  r.Each("fields", [&](const Yaml::Member& m, const std::string& p) { resource.fields.push_back(ReadField(context, m, p)); });
-  r.Each("relations", [&](const Yaml::Member& m, const std::string& p) { resource.relations.push_back(ReadRelation(context, m, p)); });
+  r.Each("fields",
+         [&](const Yaml::Member& m, const std::string& p) { resource.fields.push_back(ReadField(context, m, p)); });
+  r.Each("relations", [&](const Yaml::Member& m, const std::string& p) {
+    resource.relations.push_back(ReadRelation(context, m, p));
+  });
   const Yaml* views = r.Take("views");
   if (views != nullptr && views->kind == Yaml::Kind::kMap) {
     Reader names(context, *views, r.Path("views"), "");
     for (const Yaml::Member& view : views->members) {
-      if (!IsFieldName(view.key)) names.Fail(view.at, names.Path(view.key), "a view's name is [a-z][a-z0-9_]*, at most 63 characters");
+      if (!IsFieldName(view.key))
+        names.Fail(view.at, names.Path(view.key), "a view's name is [a-z][a-z0-9_]*, at most 63 characters");
       names.List(view.key, &resource.views[view.key]);
     }
   } else if (views != nullptr && views->kind != Yaml::Kind::kNull) {
     r.Fail("views", StrCat("expected a map of names to lists of fields, got ", KindWord(*views)));
   }
-  r.Each("permissions", [&](const Yaml::Member& m, const std::string& p) { resource.permissions.push_back(ReadPermission(context, m, p)); });
+  r.Each("permissions", [&](const Yaml::Member& m, const std::string& p) {
+    resource.permissions.push_back(ReadPermission(context, m, p));
+  });
   r.Done();
   return resource;
 }
@@ -491,14 +545,18 @@ Role ReadRole(Reader::Context& context, const Yaml::Member& member, const std::s
   Role role;
   role.name = member.key;
   if (!IsRoleName(member.key)) r.Fail(member.at, path, "a role's name is [a-z][a-z0-9_.:-]*, at most 63 characters");
-  if (member.key == "admin") r.Fail(member.at, path, "the role admin is built in and may do everything; choose another name");
-  if (absl::StartsWith(member.key, "source:")) r.Fail(member.at, path, "roles source:NAME come with their source and are not declared");
+  if (member.key == "admin")
+    r.Fail(member.at, path, "the role admin is built in and may do everything; choose another name");
+  if (absl::StartsWith(member.key, "source:"))
+    r.Fail(member.at, path, "roles source:NAME come with their source and are not declared");
   r.Text("description", &role.description);
   r.List("scopes", &role.scopes);
   static const RE2 kScope("\\*|[a-z][a-z-]*:(read|write|\\*)");
   for (size_t i = 0; i < role.scopes.size(); ++i)
     if (!RE2::FullMatch(role.scopes[i], kScope))
-      context.mistakes.push_back(MistakeAt(context.out, StrCat(path, ".scopes[", i, "]"), StrCat("\"", role.scopes[i], "\" is not a scope; write for example jobs:read, imports:write or \"*\"")));
+      context.mistakes.push_back(MistakeAt(
+          context.out, StrCat(path, ".scopes[", i, "]"),
+          StrCat("\"", role.scopes[i], "\" is not a scope; write for example jobs:read, imports:write or \"*\"")));
   r.Done();
   return role;
 }
@@ -516,7 +574,8 @@ std::string ExpressionProblem(const std::string& text, const std::vector<std::st
   }
   std::string rest = text.substr(colon + 1);
   if (rest.empty() && word != "const") return StrCat("nothing stands after \"", word, ":\"");
-  if (word == "event" && rest != "id" && rest != "type" && rest != "time" && rest != "entity") return StrCat("\"event:", rest, "\" is not event:id, event:type, event:time or event:entity");
+  if (word == "event" && rest != "id" && rest != "type" && rest != "time" && rest != "entity")
+    return StrCat("\"event:", rest, "\" is not event:id, event:type, event:time or event:entity");
   return "";
 }
 
@@ -524,22 +583,27 @@ void ReadValueSource(Reader& r, std::string_view key, ValueSource* out) {
   r.List(key, out);
   for (size_t i = 0; i < out->size(); ++i) {
     std::string problem = ExpressionProblem((*out)[i], {"json", "header", "sig", "query", "form", "const"});
-    if (!problem.empty()) r.context().mistakes.push_back(MistakeAt(r.context().out, StrCat(r.Path(key), "[", i, "]"), problem));
+    if (!problem.empty())
+      r.context().mistakes.push_back(MistakeAt(r.context().out, StrCat(r.Path(key), "[", i, "]"), problem));
   }
 }
 
-void ReadExpressions(Reader& r, std::string_view key, std::map<std::string, std::string>* out, const std::vector<std::string>& words) {
+void ReadExpressions(Reader& r, std::string_view key, std::map<std::string, std::string>* out,
+                     const std::vector<std::string>& words) {
   r.Map(key, out);
   for (const auto& [name, expression] : *out) {
     std::string problem = ExpressionProblem(expression, words);
-    if (!problem.empty()) r.context().mistakes.push_back(MistakeAt(r.context().out, StrCat(r.Path(key), ".", name), problem));
+    if (!problem.empty())
+      r.context().mistakes.push_back(MistakeAt(r.context().out, StrCat(r.Path(key), ".", name), problem));
   }
 }
 
 void ReadScheme(Reader& parent, SignatureScheme* scheme) {
   const Yaml* value = parent.Take("scheme");
   if (value == nullptr) {
-    if (parent.node().kind == Yaml::Kind::kMap) parent.Fail(parent.node().at, parent.path(), "the key \"scheme\" is missing: a preset's name (stripe, github, standard-webhooks …) or a map");
+    if (parent.node().kind == Yaml::Kind::kMap)
+      parent.Fail(parent.node().at, parent.path(),
+                  "the key \"scheme\" is missing: a preset's name (stripe, github, standard-webhooks …) or a map");
     return;
   }
   if (value->kind == Yaml::Kind::kScalar) {
@@ -564,7 +628,8 @@ void ReadScheme(Reader& parent, SignatureScheme* scheme) {
   r.Word("timestamp_unit", &scheme->timestamp_unit, {"s", "ms", "iso8601"});
   r.Duration("tolerance_past", &scheme->tolerance_past, absl::ZeroDuration(), kDay);
   r.Duration("tolerance_future", &scheme->tolerance_future, absl::ZeroDuration(), kDay);
-  if (value->kind == Yaml::Kind::kMap && scheme->preset.empty() && !r.Has("signature_header")) r.Fail(value->at, r.path(), "without a preset the key \"signature_header\" is needed");
+  if (value->kind == Yaml::Kind::kMap && scheme->preset.empty() && !r.Has("signature_header"))
+    r.Fail(value->at, r.path(), "without a preset the key \"signature_header\" is needed");
   r.Done();
 }
 
@@ -578,12 +643,14 @@ ApplyRoute ReadApply(Reader::Context& context, const Yaml& value, const std::str
   r.Word("mode", &apply.mode, {"create", "update", "upsert"});
   r.List("key", &apply.key);
   ReadExpressions(r, "map", &apply.map, kApplyWords);
-  if (apply.map.empty()) r.Fail(value.at, path, "the key \"map\" is missing: FIELD: EXPRESSION for each field to write");
+  if (apply.map.empty())
+    r.Fail(value.at, path, "the key \"map\" is missing: FIELD: EXPRESSION for each field to write");
   r.Text("stale", &apply.stale_field);
   r.Map("when", &apply.when);
   for (const auto& [expression, value] : apply.when) {
     std::string problem = ExpressionProblem(expression, kApplyWords);
-    if (!problem.empty()) context.mistakes.push_back(MistakeAt(context.out, StrCat(r.Path("when"), ".", expression), problem, true));
+    if (!problem.empty())
+      context.mistakes.push_back(MistakeAt(context.out, StrCat(r.Path("when"), ".", expression), problem, true));
   }
   if (const Yaml* transitions = r.Take("transitions")) {
     Reader t(context, *transitions, r.Path("transitions"), "transitions");
@@ -607,11 +674,13 @@ Route ReadRoute(Reader::Context& context, const Yaml& value, const std::string& 
   Reader r(context, value, path, "route");
   Route route;
   r.List("types", &route.types);
-  if (route.types.empty()) r.Fail(value.at, path, "the key \"types\" is missing: the event types this route takes, \"*\" for all");
+  if (route.types.empty())
+    r.Fail(value.at, path, "the key \"types\" is missing: the event types this route takes, \"*\" for all");
   for (size_t i = 0; i < route.types.size(); ++i) {
     size_t star = route.types[i].find('*');
     if (route.types[i].empty() || (star != std::string::npos && star + 1 != route.types[i].size()))
-      context.mistakes.push_back(MistakeAt(context.out, StrCat(path, ".types[", i, "]"), "a type is exact, or ends in the only \"*\" (payment.*)"));
+      context.mistakes.push_back(MistakeAt(context.out, StrCat(path, ".types[", i, "]"),
+                                           "a type is exact, or ends in the only \"*\" (payment.*)"));
   }
   if (const Yaml* fetch = r.Take("fetch")) {
     Reader f(context, *fetch, r.Path("fetch"), "fetch");
@@ -631,12 +700,15 @@ Route ReadRoute(Reader::Context& context, const Yaml& value, const std::string& 
     j.Text("queue", &route.job->queue);
     j.Done();
   }
-  if (route.apply.empty() && !route.job && value.kind == Yaml::Kind::kMap) r.Fail(value.at, path, "a route does something: `apply` writes to resources, `job` enqueues a job");
+  if (route.apply.empty() && !route.job && value.kind == Yaml::Kind::kMap)
+    r.Fail(value.at, path, "a route does something: `apply` writes to resources, `job` enqueues a job");
   if (!route.fetch) {
     for (size_t i = 0; i < route.apply.size(); ++i) {
       for (const auto& [field, expression] : route.apply[i].map)
         if (absl::StartsWith(expression, "fetched:"))
-          context.mistakes.push_back(MistakeAt(context.out, StrCat(path, ".apply[", i, "].map.", field), "nothing is fetched in this route; add `fetch`, or take the value from the event with json:…"));
+          context.mistakes.push_back(
+              MistakeAt(context.out, StrCat(path, ".apply[", i, "].map.", field),
+                        "nothing is fetched in this route; add `fetch`, or take the value from the event with json:…"));
     }
   }
   r.Done();
@@ -651,14 +723,18 @@ Source ReadSource(Reader::Context& context, const Yaml::Member& member, const st
   r.Bool("enabled", &source.enabled);
   r.Text("tenant", &source.tenant, 63);
   ReadValueSource(r, "tenant_from", &source.tenant_from);
-  if (r.Has("tenant") == r.Has("tenant_from")) r.Fail(r.node().at, path, "say either `tenant: NAME` or `tenant_from: [json:…]`");
+  if (r.Has("tenant") == r.Has("tenant_from"))
+    r.Fail(r.node().at, path, "say either `tenant: NAME` or `tenant_from: [json:…]`");
   if (source.tenant == "*") r.Fail("tenant", "a source writes for one tenant, not for all");
   ReadScheme(r, &source.scheme);
   r.List("secrets", &source.secrets);
-  if (source.secrets.empty()) r.Fail(r.node().at, path, "the key \"secrets\" is missing: names of secrets set with `mainstay secrets set`");
+  if (source.secrets.empty())
+    r.Fail(r.node().at, path, "the key \"secrets\" is missing: names of secrets set with `mainstay secrets set`");
   for (size_t i = 0; i < source.secrets.size(); ++i)
     if (!IsSecretName(source.secrets[i]))
-      context.mistakes.push_back(MistakeAt(context.out, StrCat(path, ".secrets[", i, "]"), "this is no name of a secret ([a-z][a-z0-9_./-]*); secrets themselves never stand in a catalog"));
+      context.mistakes.push_back(
+          MistakeAt(context.out, StrCat(path, ".secrets[", i, "]"),
+                    "this is no name of a secret ([a-z][a-z0-9_./-]*); secrets themselves never stand in a catalog"));
   if (const Yaml* event = r.Take("event")) {
     Reader e(context, *event, r.Path("event"), "event");
     ReadValueSource(e, "id", &source.event_id);
@@ -716,9 +792,11 @@ Operation ReadOperation(Reader::Context& context, const Yaml::Member& member, co
       where = method;
     }
   }
-  if (operation.method.empty() && member.value->kind == Yaml::Kind::kMap) r.Fail(r.node().at, path, "names no request; write for example `get: /payments/{id}`");
+  if (operation.method.empty() && member.value->kind == Yaml::Kind::kMap)
+    r.Fail(r.node().at, path, "names no request; write for example `get: /payments/{id}`");
   static const RE2 kPath("(/([A-Za-z0-9._~!$&'()*+,;=:@%-]|\\{[a-z][a-z0-9_]*\\})*)+");
-  if (!where.empty() && !RE2::FullMatch(operation.path, kPath)) r.Fail(where, StrCat("\"", operation.path, "\" is not a path like /payments/{id}; queries go under `query`"));
+  if (!where.empty() && !RE2::FullMatch(operation.path, kPath))
+    r.Fail(where, StrCat("\"", operation.path, "\" is not a path like /payments/{id}; queries go under `query`"));
   static const RE2 kInPath("\\{([a-z][a-z0-9_]*)\\}"), kInQuery("\\{([a-z][a-z0-9_]*)(\\?)?\\}");
   re2::StringPiece rest(operation.path);
   std::string name, mark;
@@ -728,7 +806,9 @@ Operation ReadOperation(Reader::Context& context, const Yaml::Member& member, co
     if (!absl::StrContains(value, '{')) continue;
     mark.clear();
     if (!RE2::FullMatch(value, kInQuery, &name, &mark)) {
-      context.mistakes.push_back(MistakeAt(context.out, StrCat(r.Path("query"), ".", parameter), StrCat("\"", value, "\" is neither a constant nor one parameter like {status} or {status?}")));
+      context.mistakes.push_back(
+          MistakeAt(context.out, StrCat(r.Path("query"), ".", parameter),
+                    StrCat("\"", value, "\" is neither a constant nor one parameter like {status} or {status?}")));
       continue;
     }
     AddParam(name, !mark.empty(), &operation.params);
@@ -740,7 +820,8 @@ Operation ReadOperation(Reader::Context& context, const Yaml::Member& member, co
   for (size_t i = 0; i < more.size(); ++i) {
     mark.clear();
     if (!RE2::FullMatch(more[i], kParam, &name, &mark)) {
-      context.mistakes.push_back(MistakeAt(context.out, StrCat(r.Path("params"), "[", i, "]"), "a parameter is a name like status, or status? where it may be left out"));
+      context.mistakes.push_back(MistakeAt(context.out, StrCat(r.Path("params"), "[", i, "]"),
+                                           "a parameter is a name like status, or status? where it may be left out"));
     } else {
       AddParam(name, !mark.empty(), &operation.params);
     }
@@ -751,7 +832,8 @@ Operation ReadOperation(Reader::Context& context, const Yaml::Member& member, co
     Reader p(context, *pagination, r.Path("pagination"), "pagination");
     Pagination& out = operation.pagination;
     p.Word("style", &out.style, {"link_header", "next_url", "cursor", "offset", "page", "last_id"});
-    if (!p.Has("style") && pagination->kind == Yaml::Kind::kMap) p.Fail(pagination->at, p.path(), "the key \"style\" is missing");
+    if (!p.Has("style") && pagination->kind == Yaml::Kind::kMap)
+      p.Fail(pagination->at, p.path(), "the key \"style\" is missing");
     p.Text("items", &out.items);
     p.Text("cursor", &out.cursor_path);
     p.Text("cursor_param", &out.cursor_param);
@@ -774,7 +856,8 @@ Provider ReadProvider(Reader::Context& context, const Yaml::Member& member, cons
   r.Required("base_url", &provider.base_url);
   static const RE2 kUrl("https?://[^/?#@\\s\\\\{}]+(/[^?#\\s\\\\]*)?");
   if (!provider.base_url.empty() && !RE2::FullMatch(provider.base_url, kUrl))
-    r.Fail("base_url", StrCat("\"", provider.base_url, "\" is not https://HOST or https://HOST/PATH, without user, query and fragment"));
+    r.Fail("base_url", StrCat("\"", provider.base_url,
+                              "\" is not https://HOST or https://HOST/PATH, without user, query and fragment"));
   while (absl::EndsWith(provider.base_url, "/")) provider.base_url.pop_back();
   provider.auth = "none";
   if (const Yaml* auth = r.Take("auth")) {
@@ -788,7 +871,9 @@ Provider ReadProvider(Reader::Context& context, const Yaml::Member& member, cons
       a.Text("header", &header);
       a.Text("query", &query);
       int ways = a.Has("bearer") + a.Has("basic") + a.Has("header") + a.Has("query");
-      if (ways != 1 && auth->kind == Yaml::Kind::kMap) a.Fail(auth->at, a.path(), "say one of `bearer: SECRET`, `basic: SECRET`, `header: NAME` or `query: NAME` with `secret: SECRET`");
+      if (ways != 1 && auth->kind == Yaml::Kind::kMap)
+        a.Fail(auth->at, a.path(),
+               "say one of `bearer: SECRET`, `basic: SECRET`, `header: NAME` or `query: NAME` with `secret: SECRET`");
       if (a.Has("bearer")) provider.auth = "bearer";
       if (a.Has("basic")) provider.auth = "basic", provider.auth_secret = basic;
       if (a.Has("header")) provider.auth = "header", provider.auth_name = header;
@@ -800,7 +885,8 @@ Provider ReadProvider(Reader::Context& context, const Yaml::Member& member, cons
       if (named && !a.Has("secret")) a.Fail(auth->at, a.path(), "the key \"secret\" is missing");
       if (!named && a.Has("secret")) a.Fail("secret", "stands only beside `header` or `query`");
       if (ways == 1 && !provider.auth_secret.empty() && !IsSecretName(provider.auth_secret))
-        a.Fail(named ? "secret" : provider.auth, "this is no name of a secret ([a-z][a-z0-9_./-]*); secrets themselves never stand in a catalog");
+        a.Fail(named ? "secret" : provider.auth,
+               "this is no name of a secret ([a-z][a-z0-9_./-]*); secrets themselves never stand in a catalog");
       a.Done();
     }
   }
@@ -811,14 +897,21 @@ Provider ReadProvider(Reader::Context& context, const Yaml::Member& member, cons
   r.Duration("connect_timeout", &provider.connect_timeout, absl::Milliseconds(1), absl::Minutes(5));
   r.Int("max_attempts", &provider.max_attempts, 1, 20);
   r.Map("error_map", &provider.error_map);
-  static const std::vector<std::string> kClasses = {"auth", "throttled", "transient", "permanent", "not_found", "conflict", "validation"};
+  static const std::vector<std::string> kClasses = {"auth",      "throttled", "transient", "permanent",
+                                                    "not_found", "conflict",  "validation"};
   for (const auto& [when, cls] : provider.error_map) {
     std::string place = StrCat(r.Path("error_map"), ".", when);
     static const RE2 kWhen("[1-5][0-9][0-9](:[A-Za-z0-9_.]+=.+)?");
-    if (!RE2::FullMatch(when, kWhen)) context.mistakes.push_back(MistakeAt(context.out, place, "a case is a status (\"402\") or a status with a body value (\"409:code=key_in_use\")", true));
-    if (std::find(kClasses.begin(), kClasses.end(), cls) == kClasses.end()) context.mistakes.push_back(MistakeAt(context.out, place, StrCat("\"", cls, "\" is not ", Choice(kClasses))));
+    if (!RE2::FullMatch(when, kWhen))
+      context.mistakes.push_back(
+          MistakeAt(context.out, place,
+                    "a case is a status (\"402\") or a status with a body value (\"409:code=key_in_use\")", true));
+    if (std::find(kClasses.begin(), kClasses.end(), cls) == kClasses.end())
+      context.mistakes.push_back(MistakeAt(context.out, place, StrCat("\"", cls, "\" is not ", Choice(kClasses))));
   }
-  r.Each("operations", [&](const Yaml::Member& m, const std::string& p) { provider.operations[m.key] = ReadOperation(context, m, p); });
+  r.Each("operations", [&](const Yaml::Member& m, const std::string& p) {
+    provider.operations[m.key] = ReadOperation(context, m, p);
+  });
   r.Done();
   return provider;
 }
@@ -837,9 +930,11 @@ Queue ReadQueue(Reader::Context& context, const Yaml::Member& member, const std:
   r.Int("max_crashes", &queue.max_crashes, 1, 100);
   r.Duration("soft_limit", &queue.soft_limit, absl::Milliseconds(10), kDay * 7);
   bool hard = r.Duration("hard_limit", &queue.hard_limit, absl::Milliseconds(10), kDay * 7 + absl::Hours(1));
-  if (!hard && r.Has("soft_limit")) queue.hard_limit = queue.soft_limit + std::max(absl::Seconds(10), queue.soft_limit / 6);
+  if (!hard && r.Has("soft_limit"))
+    queue.hard_limit = queue.soft_limit + std::max(absl::Seconds(10), queue.soft_limit / 6);
   if (queue.hard_limit < queue.soft_limit)
-    r.Fail("hard_limit", StrCat(absl::FormatDuration(queue.hard_limit), " is shorter than the soft limit of ", absl::FormatDuration(queue.soft_limit), ": no handler could end by itself"));
+    r.Fail("hard_limit", StrCat(absl::FormatDuration(queue.hard_limit), " is shorter than the soft limit of ",
+                                absl::FormatDuration(queue.soft_limit), ": no handler could end by itself"));
   if (const Yaml* backoff = r.Take("backoff")) {
     Reader b(context, *backoff, r.Path("backoff"), "backoff");
     b.Duration("base", &queue.backoff.base, absl::Milliseconds(1), kDay);
@@ -864,7 +959,9 @@ Schedule ReadSchedule(Reader::Context& context, const Yaml::Member& member, cons
   }
   r.Text("zone", &schedule.zone, 64);
   absl::TimeZone zone;
-  if (!absl::LoadTimeZone(schedule.zone, &zone)) r.Fail("zone", StrCat("the time zone \"", schedule.zone, "\" is not known; write for example UTC or Europe/Berlin"));
+  if (!absl::LoadTimeZone(schedule.zone, &zone))
+    r.Fail("zone",
+           StrCat("the time zone \"", schedule.zone, "\" is not known; write for example UTC or Europe/Berlin"));
   r.Required("kind", &schedule.kind);
   schedule.queue = "default";
   r.Text("queue", &schedule.queue);
@@ -899,7 +996,8 @@ ImportMapping ReadImport(Reader::Context& context, const Yaml::Member& member, c
   r.Text("locale", &import.locale, 35);
   r.Text("zone", &import.zone, 64);
   absl::TimeZone zone;
-  if (!import.zone.empty() && !absl::LoadTimeZone(import.zone, &zone)) r.Fail("zone", StrCat("the time zone \"", import.zone, "\" is not known; write for example UTC or Europe/Berlin"));
+  if (!import.zone.empty() && !absl::LoadTimeZone(import.zone, &zone))
+    r.Fail("zone", StrCat("the time zone \"", import.zone, "\" is not known; write for example UTC or Europe/Berlin"));
   r.Done();
   return import;
 }
@@ -935,7 +1033,9 @@ TrafficLimit ReadLimit(Reader::Context& context, const Yaml::Member& member, con
 
 }  // namespace
 
-bool IsFieldName(std::string_view name) { return MatchesName(name, "_"); }
+bool IsFieldName(std::string_view name) {
+  return MatchesName(name, "_");
+}
 bool IsReservedName(std::string_view name) {
   return name == "and" || name == "or" || name == "not" || name == "some" || name == "none" || name == "every";
 }
@@ -979,7 +1079,8 @@ Mistake MistakeAt(const Declarations& declarations, const std::string& path, std
     if (it != declarations.places.end()) {
       // A place above the wrong one is named by its key; the value of a long map would point at its first entry.
       const Spot& spot = at_key || near.size() != path.size() ? it->second.key : it->second.value;
-      return {spot.file < 0 ? "" : declarations.files[spot.file].name, spot.line, spot.column, path, std::move(message)};
+      return {spot.file < 0 ? "" : declarations.files[spot.file].name, spot.line, spot.column, path,
+              std::move(message)};
     }
     size_t cut = near.find_last_of(".[");
     if (cut == std::string_view::npos) return {"", 0, 0, path, std::move(message)};
@@ -996,11 +1097,15 @@ Parsed ParseAll(const std::vector<File>& given, const Variables& variables, cons
 
   size_t total = 0;
   for (const File& file : out->files) total += file.text.size();
-  if (out->files.empty()) parsed.mistakes.push_back({"", 0, 0, "", "the catalog has no files; put at least one *.yaml file into its folder"});
-  if (static_cast<int>(out->files.size()) > limits.files) parsed.mistakes.push_back({"", 0, 0, "", StrCat("the catalog has more than ", limits.files, " files")});
-  if (total > limits.total_bytes) parsed.mistakes.push_back({"", 0, 0, "", StrCat("the catalog is larger than ", limits.total_bytes, " bytes")});
+  if (out->files.empty())
+    parsed.mistakes.push_back({"", 0, 0, "", "the catalog has no files; put at least one *.yaml file into its folder"});
+  if (static_cast<int>(out->files.size()) > limits.files)
+    parsed.mistakes.push_back({"", 0, 0, "", StrCat("the catalog has more than ", limits.files, " files")});
+  if (total > limits.total_bytes)
+    parsed.mistakes.push_back({"", 0, 0, "", StrCat("the catalog is larger than ", limits.total_bytes, " bytes")});
   for (size_t i = 1; i < out->files.size(); ++i)
-    if (out->files[i].name == out->files[i - 1].name) parsed.mistakes.push_back({out->files[i].name, 0, 0, "", "two files have this name"});
+    if (out->files[i].name == out->files[i - 1].name)
+      parsed.mistakes.push_back({out->files[i].name, 0, 0, "", "two files have this name"});
   if (!parsed.mistakes.empty()) {
     parsed.readable = false;
     return parsed;
@@ -1026,21 +1131,29 @@ Parsed ParseAll(const std::vector<File>& given, const Variables& variables, cons
       top.EachOf(*value, std::string(name), [&](const Yaml::Member& member, const std::string& path) {
         auto [it, fresh] = declared.try_emplace(path, member.at);
         if (!fresh) {
-          top.Fail(member.at, path, StrCat("is declared already at ", out->files[it->second.file].name, ":", it->second.line, ":", it->second.column));
+          top.Fail(member.at, path,
+                   StrCat("is declared already at ", out->files[it->second.file].name, ":", it->second.line, ":",
+                          it->second.column));
           return;
         }
         read(member, path);
       });
     };
     Model& m = out->model;
-    section("resources", [&](const Yaml::Member& v, const std::string& p) { out->resources[v.key] = ReadResource(context, v, p); });
+    section("resources",
+            [&](const Yaml::Member& v, const std::string& p) { out->resources[v.key] = ReadResource(context, v, p); });
     section("roles", [&](const Yaml::Member& v, const std::string& p) { m.roles[v.key] = ReadRole(context, v, p); });
-    section("sources", [&](const Yaml::Member& v, const std::string& p) { m.sources[v.key] = ReadSource(context, v, p); });
-    section("providers", [&](const Yaml::Member& v, const std::string& p) { m.providers[v.key] = ReadProvider(context, v, p); });
+    section("sources",
+            [&](const Yaml::Member& v, const std::string& p) { m.sources[v.key] = ReadSource(context, v, p); });
+    section("providers",
+            [&](const Yaml::Member& v, const std::string& p) { m.providers[v.key] = ReadProvider(context, v, p); });
     section("queues", [&](const Yaml::Member& v, const std::string& p) { m.queues[v.key] = ReadQueue(context, v, p); });
-    section("schedules", [&](const Yaml::Member& v, const std::string& p) { m.schedules[v.key] = ReadSchedule(context, v, p); });
-    section("imports", [&](const Yaml::Member& v, const std::string& p) { m.imports[v.key] = ReadImport(context, v, p); });
-    section("exports", [&](const Yaml::Member& v, const std::string& p) { m.exports[v.key] = ReadExport(context, v, p); });
+    section("schedules",
+            [&](const Yaml::Member& v, const std::string& p) { m.schedules[v.key] = ReadSchedule(context, v, p); });
+    section("imports",
+            [&](const Yaml::Member& v, const std::string& p) { m.imports[v.key] = ReadImport(context, v, p); });
+    section("exports",
+            [&](const Yaml::Member& v, const std::string& p) { m.exports[v.key] = ReadExport(context, v, p); });
     section("limits", [&](const Yaml::Member& v, const std::string& p) { m.limits[v.key] = ReadLimit(context, v, p); });
     top.Done();
   }
@@ -1052,15 +1165,21 @@ Parsed ParseAll(const std::vector<File>& given, const Variables& variables, cons
   out->used = input.used;
   // The identity: every length in front of what it counts, so that no two catalogs share a text.
   std::string canonical = "mainstay catalog 1\n";
-  for (const File& file : out->files) StrAppend(&canonical, "file ", file.name.size(), " ", file.name, " ", file.text.size(), "\n", file.text, "\n");
-  for (const auto& [name, value] : out->used) StrAppend(&canonical, "variable ", name, " ", value.size(), "\n", value, "\n");
+  for (const File& file : out->files)
+    StrAppend(&canonical, "file ", file.name.size(), " ", file.name, " ", file.text.size(), "\n", file.text, "\n");
+  for (const auto& [name, value] : out->used)
+    StrAppend(&canonical, "variable ", name, " ", value.size(), "\n", value, "\n");
   out->hash = HexEncode(Sha256(canonical));
   parsed.mistakes = std::move(input.mistakes);
   return parsed;
 }
 
-const std::string& Document::hash() const { return declarations_->hash; }
-const std::map<std::string, std::set<std::string>>& Document::accepted_keys() const { return declarations_->accepted; }
+const std::string& Document::hash() const {
+  return declarations_->hash;
+}
+const std::map<std::string, std::set<std::string>>& Document::accepted_keys() const {
+  return declarations_->accepted;
+}
 std::vector<std::string> Document::Tables() const {
   std::vector<std::string> tables;
   for (const auto& [name, resource] : declarations_->resources) {
@@ -1071,7 +1190,8 @@ std::vector<std::string> Document::Tables() const {
   return tables;
 }
 
-absl::StatusOr<Document> ParseFiles(const std::vector<File>& files, const Variables& variables, const ParseLimits& limits) {
+absl::StatusOr<Document> ParseFiles(const std::vector<File>& files, const Variables& variables,
+                                    const ParseLimits& limits) {
   Parsed parsed = ParseAll(files, variables, limits);
   if (absl::Status status = MistakesToStatus(std::move(parsed.mistakes)); !status.ok()) return status;
   return parsed.document;
@@ -1084,8 +1204,11 @@ absl::StatusOr<std::vector<File>> ReadFolder(const std::string& folder) {
   ParseLimits limits;
   for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
     std::string name = it->path().filename().string();
-    if (absl::StartsWith(name, ".") || !(absl::EndsWith(name, ".yaml") || absl::EndsWith(name, ".yml")) || !it->is_regular_file()) continue;
-    if (it->file_size() > limits.file_bytes) return absl::InvalidArgumentError(StrCat(name, ": the file is larger than ", limits.file_bytes, " bytes"));
+    if (absl::StartsWith(name, ".") || !(absl::EndsWith(name, ".yaml") || absl::EndsWith(name, ".yml")) ||
+        !it->is_regular_file())
+      continue;
+    if (it->file_size() > limits.file_bytes)
+      return absl::InvalidArgumentError(StrCat(name, ": the file is larger than ", limits.file_bytes, " bytes"));
     std::ifstream stream(it->path(), std::ios::binary);
     std::ostringstream text;
     text << stream.rdbuf();

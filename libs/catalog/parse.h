@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// YAML text → what was declared, without a database: grammar, words, variables. build.h joins the result with the live tables.
+// YAML text → what was declared, without a database: grammar, words, variables. build.h joins the result with the live
+// tables.
 //
-// Every mistake is reported at once, each as "file:line:column: path: sentence"; nothing is guessed and unknown keys are refused. Input is hostile until proven
-// otherwise: sizes, depth and the number of values after aliases are bounded. Pure functions, any thread.
+// Every mistake is reported at once, each as "file:line:column: path: sentence"; nothing is guessed and unknown keys
+// are refused. Input is hostile until proven otherwise: sizes, depth and the number of values after aliases are
+// bounded. Pure functions, any thread.
 #pragma once
 
 #include <map>
@@ -58,7 +60,8 @@ class Document {
   std::shared_ptr<const Declarations> declarations_;
 };
 
-absl::StatusOr<Document> ParseFiles(const std::vector<File>& files, const Variables& variables = {}, const ParseLimits& limits = {});
+absl::StatusOr<Document> ParseFiles(const std::vector<File>& files, const Variables& variables = {},
+                                    const ParseLimits& limits = {});
 // The *.yaml and *.yml files of a folder in the order of their names, not below it.
 absl::StatusOr<std::vector<File>> ReadFolder(const std::string& folder);
 

@@ -24,7 +24,8 @@ std::string FilesJson(const std::vector<File>& files) {
   std::string out;
   JsonWriter json(out);
   json.BeginArray();
-  for (const File& file : files) json.BeginObject().Key("name").String(file.name).Key("text").String(file.text).EndObject();
+  for (const File& file : files)
+    json.BeginObject().Key("name").String(file.name).Key("text").String(file.text).EndObject();
   json.EndArray();
   return out;
 }
@@ -39,7 +40,8 @@ std::string MapJson(const std::map<std::string, std::string>& map) {
 absl::StatusOr<std::map<std::string, std::string>> ParseMapJson(std::string text) {
   ASSIGN_OR_RETURN(JsonDocument document, JsonDocument::Parse(std::move(text)));
   std::map<std::string, std::string> map;
-  for (const JsonValue::Member& member : document.root().members()) map[std::string(member.key)] = std::string(member.value.text());
+  for (const JsonValue::Member& member : document.root().members())
+    map[std::string(member.key)] = std::string(member.value.text());
   return map;
 }
 
@@ -49,7 +51,8 @@ struct Prepared {
   Built built;
 };
 
-absl::StatusOr<Prepared> Prepare(pqxx::transaction_base& tx, const std::vector<File>& files, const Variables& variables, const Checks& checks) {
+absl::StatusOr<Prepared> Prepare(pqxx::transaction_base& tx, const std::vector<File>& files, const Variables& variables,
+                                 const Checks& checks) {
   Parsed parsed = ParseAll(files, variables, {});
   if (!parsed.readable) return MistakesToStatus(std::move(parsed.mistakes));
   ASSIGN_OR_RETURN(Database database, Introspect(tx, parsed.document.Tables()));
@@ -57,7 +60,8 @@ absl::StatusOr<Prepared> Prepare(pqxx::transaction_base& tx, const std::vector<F
   for (const auto& [name, source] : built.model->sources) {
     if (!checks.scheme) break;
     if (absl::Status status = checks.scheme(source.scheme); !status.ok())
-      built.mistakes.push_back(MistakeAt(parsed.document.declarations(), StrCat("sources.", name, ".scheme"), std::string(status.message())));
+      built.mistakes.push_back(MistakeAt(parsed.document.declarations(), StrCat("sources.", name, ".scheme"),
+                                         std::string(status.message())));
   }
   built.mistakes.insert(built.mistakes.end(), parsed.mistakes.begin(), parsed.mistakes.end());
   RETURN_IF_ERROR(MistakesToStatus(built.mistakes));
@@ -70,7 +74,8 @@ std::vector<std::string> Lines(const std::vector<Mistake>& warnings) {
   return lines;
 }
 
-// Quoted table → "SELECT, INSERT". Reading is always needed; writing wherever the resource can be written at all, because the role admin may do everything.
+// Quoted table → "SELECT, INSERT". Reading is always needed; writing wherever the resource can be written at all,
+// because the role admin may do everything.
 std::map<std::string, std::string> NeededRights(const Model& model) {
   std::map<std::string, std::string> rights;
   for (const auto& [name, resource] : model.resources) {
@@ -86,8 +91,11 @@ std::map<std::string, std::string> NeededRights(const Model& model) {
   return rights;
 }
 
-// Grants what is missing, takes back what is too much; touches nothing that is right already, so that publishing again does not invalidate anyone's plans.
-absl::Status Grant(pqxx::transaction_base& tx, const Prepared& prepared, const std::map<std::string, std::string>& rights, const std::map<std::string, std::string>& previous) {
+// Grants what is missing, takes back what is too much; touches nothing that is right already, so that publishing again
+// does not invalidate anyone's plans.
+absl::Status Grant(pqxx::transaction_base& tx, const Prepared& prepared,
+                   const std::map<std::string, std::string>& rights,
+                   const std::map<std::string, std::string>& previous) {
   PgArray schemas, sequences, tables, wanted;
   std::set<std::string> schema_names;
   for (const auto& [name, table] : prepared.database.tables) {
@@ -95,7 +103,8 @@ absl::Status Grant(pqxx::transaction_base& tx, const Prepared& prepared, const s
     // Values are cast to the columns' types by name: the schema of a type must be usable too.
     for (const Column& column : table.columns) {
       if (column.type.name.empty() || column.type.name[0] != '"') continue;
-      absl::StatusOr<std::pair<std::string, std::string>> type = ParseTableName(column.type.array ? column.type.name.substr(0, column.type.name.size() - 2) : column.type.name);
+      absl::StatusOr<std::pair<std::string, std::string>> type = ParseTableName(
+          column.type.array ? column.type.name.substr(0, column.type.name.size() - 2) : column.type.name);
       if (type.ok() && type->first != "pg_catalog") schema_names.insert(type->first);
     }
     const auto right = rights.find(QuoteName(table.schema, table.name));
@@ -115,25 +124,32 @@ absl::Status Grant(pqxx::transaction_base& tx, const Prepared& prepared, const s
     }
   }
   for (const pqxx::row& row : tx.exec_params(sql::kSchemaRights, std::move(schemas).Finish()))
-    if (!row[2].as<bool>()) tx.exec(StrCat("GRANT USAGE ON SCHEMA ", QuoteName(row[0].c_str()), " TO ", row[1].c_str()));
+    if (!row[2].as<bool>())
+      tx.exec(StrCat("GRANT USAGE ON SCHEMA ", QuoteName(row[0].c_str()), " TO ", row[1].c_str()));
   for (const pqxx::row& row : tx.exec_params(sql::kSequenceRights, std::move(sequences).Finish()))
     if (!row[2].as<bool>()) tx.exec(StrCat("GRANT USAGE ON SEQUENCE ", row[0].c_str(), " TO ", row[1].c_str()));
   const std::string table_list = std::move(tables).Finish(), right_list = std::move(wanted).Finish();
   std::map<std::pair<std::string, std::string>, std::vector<std::string>> grant, revoke;  // (table, role) → rights
-  auto needs = [&](const std::string& table, std::string_view right) { return all[table].find(right) != std::string::npos; };
+  auto needs = [&](const std::string& table, std::string_view right) {
+    return all[table].find(right) != std::string::npos;
+  };
   for (const pqxx::row& row : tx.exec_params(sql::kTableRights, table_list, right_list)) {
     const std::string table = row[0].c_str(), right = row[1].c_str();
     const bool has = row[3].as<bool>(), need = needs(table, right);
     if (need && !has) grant[{table, row[2].c_str()}].push_back(right);
     if (!need && has) revoke[{table, row[2].c_str()}].push_back(right);
   }
-  for (const auto& [where, list] : grant) tx.exec(StrCat("GRANT ", absl::StrJoin(list, ", "), " ON ", where.first, " TO ", where.second));
-  for (const auto& [where, list] : revoke) tx.exec(StrCat("REVOKE ", absl::StrJoin(list, ", "), " ON ", where.first, " FROM ", where.second));
+  for (const auto& [where, list] : grant)
+    tx.exec(StrCat("GRANT ", absl::StrJoin(list, ", "), " ON ", where.first, " TO ", where.second));
+  for (const auto& [where, list] : revoke)
+    tx.exec(StrCat("REVOKE ", absl::StrJoin(list, ", "), " ON ", where.first, " FROM ", where.second));
   // GRANT by someone who may not only warns: look whether it worked.
   if (!grant.empty()) {
     for (const pqxx::row& row : tx.exec_params(sql::kTableRights, table_list, right_list)) {
       if (needs(row[0].c_str(), row[1].c_str()) && !row[3].as<bool>())
-        return absl::PermissionDeniedError(StrCat("the role ", row[2].c_str(), " needs ", row[1].c_str(), " on ", row[0].c_str(), ", and you may not grant it; publish as the table's owner"));
+        return absl::PermissionDeniedError(StrCat("the role ", row[2].c_str(), " needs ", row[1].c_str(), " on ",
+                                                  row[0].c_str(),
+                                                  ", and you may not grant it; publish as the table's owner"));
     }
   }
   return absl::OkStatus();
@@ -150,9 +166,12 @@ struct OpenWork {
 };
 constexpr OpenWork kOpenWork[] = {
     {"mainstay.jobs", "queue", "true", "queue", "queue", "open jobs"},
-    {"mainstay.webhook_events", "source", "state = 'received'", "source,state", "source", "webhook events still to be processed"},
-    {"mainstay.imports", "resource", "state NOT IN ('succeeded', 'failed', 'cancelled')", "resource,state", "resource", "running imports"},
-    {"mainstay.exports", "resource", "state NOT IN ('succeeded', 'failed', 'cancelled', 'expired')", "resource,state", "resource", "running exports"},
+    {"mainstay.webhook_events", "source", "state = 'received'", "source,state", "source",
+     "webhook events still to be processed"},
+    {"mainstay.imports", "resource", "state NOT IN ('succeeded', 'failed', 'cancelled')", "resource,state", "resource",
+     "running imports"},
+    {"mainstay.exports", "resource", "state NOT IN ('succeeded', 'failed', 'cancelled', 'expired')", "resource,state",
+     "resource", "running exports"},
 };
 
 template <typename Map>
@@ -170,7 +189,9 @@ absl::Status CheckRemovals(pqxx::transaction_base& tx, const Stored& previous, c
   for (const auto& [name, unused] : before.resources)
     if (!next.resources.contains(name)) removed_resources.push_back(name);
   const std::map<std::string, std::vector<std::string>> removed = {
-      {"queue", Removed(before.model.queues, next.queues)}, {"source", Removed(before.model.sources, next.sources)}, {"resource", removed_resources}};
+      {"queue", Removed(before.model.queues, next.queues)},
+      {"source", Removed(before.model.sources, next.sources)},
+      {"resource", removed_resources}};
   std::vector<std::string> sentences;
   for (const OpenWork& work : kOpenWork) {
     const std::vector<std::string>& names = removed.at(work.part);
@@ -179,9 +200,12 @@ absl::Status CheckRemovals(pqxx::transaction_base& tx, const Stored& previous, c
     if (!tx.exec_params1(sql::kHasColumns, work.table, columns)[0].as<bool>()) continue;
     PgArray list;
     for (const std::string& name : names) list.Add(name);
-    const std::string query = StrCat("SELECT ", work.column, ", count(*) FROM ", work.table, " WHERE ", work.column, " = ANY($1::text[]) AND ", work.condition, " GROUP BY 1 ORDER BY 1");
+    const std::string query = StrCat("SELECT ", work.column, ", count(*) FROM ", work.table, " WHERE ", work.column,
+                                     " = ANY($1::text[]) AND ", work.condition, " GROUP BY 1 ORDER BY 1");
     for (const pqxx::row& row : tx.exec_params(query, std::move(list).Finish()))
-      sentences.push_back(StrCat("the ", work.part, " ", row[0].c_str(), " can't be removed yet: ", row[1].as<int64_t>(), " ", work.what, " name it; let them finish or cancel them, then publish again"));
+      sentences.push_back(StrCat("the ", work.part, " ", row[0].c_str(),
+                                 " can't be removed yet: ", row[1].as<int64_t>(), " ", work.what,
+                                 " name it; let them finish or cancel them, then publish again"));
   }
   if (sentences.empty()) return absl::OkStatus();
   return absl::FailedPreconditionError(absl::StrJoin(sentences, "\n"));
@@ -194,14 +218,16 @@ absl::Status Ready(pqxx::transaction_base& tx) {
 
 }  // namespace
 
-absl::StatusOr<Checked> Check(pqxx::transaction_base& tx, const std::vector<File>& files, const Variables& variables, const Checks& checks) try {
+absl::StatusOr<Checked> Check(pqxx::transaction_base& tx, const std::vector<File>& files, const Variables& variables,
+                              const Checks& checks) try {
   ASSIGN_OR_RETURN(Prepared prepared, Prepare(tx, files, variables, checks));
   return Checked{prepared.document.hash(), Lines(prepared.built.warnings), prepared.built.model};
 } catch (...) {
   return postgres::StatusFromCurrentException();
 }
 
-absl::StatusOr<Checked> Check(const std::string& url, const std::vector<File>& files, const Variables& variables, const Checks& checks) try {
+absl::StatusOr<Checked> Check(const std::string& url, const std::vector<File>& files, const Variables& variables,
+                              const Checks& checks) try {
   pqxx::connection connection(url);
   pqxx::read_transaction tx(connection);
   return Check(tx, files, variables, checks);
@@ -209,7 +235,8 @@ absl::StatusOr<Checked> Check(const std::string& url, const std::vector<File>& f
   return postgres::StatusFromCurrentException();
 }
 
-absl::StatusOr<Published> Publish(pqxx::transaction_base& tx, const std::vector<File>& files, const Variables& variables, const std::string& author, const Checks& checks) try {
+absl::StatusOr<Published> Publish(pqxx::transaction_base& tx, const std::vector<File>& files,
+                                  const Variables& variables, const std::string& author, const Checks& checks) try {
   RETURN_IF_ERROR(Ready(tx));
   tx.exec(sql::kLockPublish);
   ASSIGN_OR_RETURN(Prepared prepared, Prepare(tx, files, variables, checks));
@@ -241,7 +268,8 @@ absl::StatusOr<Published> Publish(pqxx::transaction_base& tx, const std::vector<
   return postgres::StatusFromCurrentException();
 }
 
-absl::StatusOr<Published> Publish(const std::string& url, const std::vector<File>& files, const Variables& variables, const std::string& author, const Checks& checks) try {
+absl::StatusOr<Published> Publish(const std::string& url, const std::vector<File>& files, const Variables& variables,
+                                  const std::string& author, const Checks& checks) try {
   pqxx::connection connection(url);
   pqxx::work tx(connection);
   ASSIGN_OR_RETURN(Published published, Publish(tx, files, variables, author, checks));
@@ -271,7 +299,8 @@ absl::StatusOr<Stored> LoadStored(pqxx::transaction_base& tx, const std::string&
   ASSIGN_OR_RETURN(JsonDocument files, JsonDocument::Parse(result[0][1].c_str()));
   for (const JsonValue& file : files.root().items()) {
     const JsonValue *name = file.Find("name"), *text = file.Find("text");
-    if (name == nullptr || text == nullptr) return absl::InternalError(StrCat("the stored catalog ", wanted, " is damaged"));
+    if (name == nullptr || text == nullptr)
+      return absl::InternalError(StrCat("the stored catalog ", wanted, " is damaged"));
     stored.files.push_back({std::string(name->text()), std::string(text->text())});
   }
   ASSIGN_OR_RETURN(stored.variables, ParseMapJson(result[0][2].c_str()));
@@ -283,7 +312,9 @@ absl::StatusOr<Stored> LoadStored(pqxx::transaction_base& tx, const std::string&
 absl::StatusOr<Built> LoadActive(pqxx::transaction_base& tx) {
   ASSIGN_OR_RETURN(Stored stored, LoadStored(tx, ""));
   ASSIGN_OR_RETURN(Document document, ParseFiles(stored.files, stored.variables));
-  if (document.hash() != stored.hash) return absl::DataLossError(StrCat("the stored catalog ", stored.hash, " was changed: its content has the hash ", document.hash()));
+  if (document.hash() != stored.hash)
+    return absl::DataLossError(
+        StrCat("the stored catalog ", stored.hash, " was changed: its content has the hash ", document.hash()));
   ASSIGN_OR_RETURN(Database database, Introspect(tx, document.Tables()));
   return Build(document, database);
 }

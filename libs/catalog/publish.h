@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// From files to the active catalog in PostgreSQL (tables mainstay.catalogs, catalog_active, catalog_history, catalog_seen).
+// From files to the active catalog in PostgreSQL (tables mainstay.catalogs, catalog_active, catalog_history,
+// catalog_seen).
 //
-// A catalog is stored once under its hash and never changed; the row in catalog_active names the one that serves. Publishing checks everything against the live database, refuses
-// what open work still names, grants the service roles what the catalog needs on the user's tables, and switches: all in one transaction, so a failure leaves everything as it
-// was. Runs as the owner of the tables (the `mainstay` command), not as a service.
+// A catalog is stored once under its hash and never changed; the row in catalog_active names the one that serves.
+// Publishing checks everything against the live database, refuses what open work still names, grants the service roles
+// what the catalog needs on the user's tables, and switches: all in one transaction, so a failure leaves everything as
+// it was. Runs as the owner of the tables (the `mainstay` command), not as a service.
 #pragma once
 
 #include <functional>
@@ -31,8 +33,10 @@ struct Checked {
   std::shared_ptr<const Model> model;
 };
 // InvalidArgument names every mistake, a line each.
-absl::StatusOr<Checked> Check(const std::string& url, const std::vector<File>& files, const Variables& variables = {}, const Checks& checks = {});
-absl::StatusOr<Checked> Check(pqxx::transaction_base& tx, const std::vector<File>& files, const Variables& variables = {}, const Checks& checks = {});
+absl::StatusOr<Checked> Check(const std::string& url, const std::vector<File>& files, const Variables& variables = {},
+                              const Checks& checks = {});
+absl::StatusOr<Checked> Check(pqxx::transaction_base& tx, const std::vector<File>& files,
+                              const Variables& variables = {}, const Checks& checks = {});
 
 struct Published {
   std::string hash;
@@ -40,8 +44,10 @@ struct Published {
   bool changed = false;  // false: this very catalog was active already (its rights are granted again all the same)
 };
 // FailedPrecondition when something removed is still named by open work.
-absl::StatusOr<Published> Publish(const std::string& url, const std::vector<File>& files, const Variables& variables, const std::string& author, const Checks& checks = {});
-absl::StatusOr<Published> Publish(pqxx::transaction_base& tx, const std::vector<File>& files, const Variables& variables, const std::string& author, const Checks& checks = {});
+absl::StatusOr<Published> Publish(const std::string& url, const std::vector<File>& files, const Variables& variables,
+                                  const std::string& author, const Checks& checks = {});
+absl::StatusOr<Published> Publish(pqxx::transaction_base& tx, const std::vector<File>& files,
+                                  const Variables& variables, const std::string& author, const Checks& checks = {});
 
 // Hash of the active catalog; NotFound when none was published.
 absl::StatusOr<std::string> ActiveHash(pqxx::transaction_base& tx);
@@ -53,7 +59,8 @@ struct Stored {
 };
 absl::StatusOr<Stored> LoadStored(pqxx::transaction_base& tx, const std::string& hash);  // "" = the active one
 
-// The active catalog joined with the live tables, as services do it: resources that do not fit are marked broken. NotFound when none was published.
+// The active catalog joined with the live tables, as services do it: resources that do not fit are marked broken.
+// NotFound when none was published.
 absl::StatusOr<Built> LoadActive(pqxx::transaction_base& tx);
 
 }  // namespace mainstay::catalog

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Internal: column names that usually hold what should not be shown. A guess for drafts, masking and warnings; never a permission.
+// Internal: column names that usually hold what should not be shown. A guess for drafts, masking and warnings; never a
+// permission.
 #pragma once
 
 #include <string_view>

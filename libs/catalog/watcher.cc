@@ -67,8 +67,11 @@ struct Watcher::Impl {
   std::string reported ABSL_GUARDED_BY(looking);
 
   prometheus::Counter& loads = metrics::Counter("mainstay_catalog_loads_total", "Catalogs taken over by this process.");
-  prometheus::Counter& failures = metrics::Counter("mainstay_catalog_load_failures_total", "Attempts to load a catalog that failed; the last good one kept serving.");
-  prometheus::Gauge& broken = metrics::Gauge("mainstay_catalog_broken_resources", "Resources that do not fit their tables and answer 503.");
+  prometheus::Counter& failures =
+      metrics::Counter("mainstay_catalog_load_failures_total",
+                       "Attempts to load a catalog that failed; the last good one kept serving.");
+  prometheus::Gauge& broken =
+      metrics::Gauge("mainstay_catalog_broken_resources", "Resources that do not fit their tables and answer 503.");
 
   ModelPtr Current() const {
     absl::ReaderMutexLock lock(&mu);
@@ -116,7 +119,9 @@ struct Watcher::Impl {
     });
     if (!status.ok()) {
       failures.Increment();
-      if (refused != active) log::Error("the published catalog can't be loaded; the last good one keeps serving", {{"hash", active}, {"reason", std::string(status.message())}});
+      if (refused != active)
+        log::Error("the published catalog can't be loaded; the last good one keeps serving",
+                   {{"hash", active}, {"reason", std::string(status.message())}});
       refused = active;
       return status;
     }
@@ -127,7 +132,8 @@ struct Watcher::Impl {
     for (const auto& [name, resource] : next->resources) {
       if (resource.problem.empty()) continue;
       ++broken_now;
-      log::Warn("a resource does not fit its table; it answers 503 until one of the two changes", {{"resource", name}, {"reason", resource.problem}});
+      log::Warn("a resource does not fit its table; it answers 503 until one of the two changes",
+                {{"resource", name}, {"reason", resource.problem}});
     }
     {
       absl::MutexLock state(&mu);
@@ -135,7 +141,9 @@ struct Watcher::Impl {
     }
     loads.Increment();
     broken.Set(static_cast<double>(broken_now));
-    log::Info("catalog loaded", {{"hash", next->hash}, {"resources", static_cast<int64_t>(next->resources.size())}, {"broken", broken_now}});
+    log::Info(
+        "catalog loaded",
+        {{"hash", next->hash}, {"resources", static_cast<int64_t>(next->resources.size())}, {"broken", broken_now}});
     for (const auto& callback : callbacks) callback(next);
     return absl::OkStatus();
   }
@@ -145,7 +153,8 @@ struct Watcher::Impl {
     return status;
   }
 
-  // What this process runs, for `mainstay doctor` and the console. Best effort: without PostgreSQL there is nobody to tell.
+  // What this process runs, for `mainstay doctor` and the console. Best effort: without PostgreSQL there is nobody to
+  // tell.
   void Report() ABSL_EXCLUSIVE_LOCKS_REQUIRED(looking) {
     const ModelPtr now = Current();
     const absl::Status last = LastStatus();
@@ -154,11 +163,12 @@ struct Watcher::Impl {
     const std::string text = StrCat(now->hash, "\n", problem);
     if (text == reported && absl::Now() < next_report) return;
     if (postgres::IsTransient(last)) return;
-    absl::Status done = pool.Autocommit(absl::Now() + absl::Seconds(5), [&](pqxx::transaction_base& tx) -> absl::Status {
-      tx.exec_params(sql::kReport, options.service, options.instance, now->hash, problem);
-      tx.exec(sql::kClearSeen);
-      return absl::OkStatus();
-    });
+    absl::Status done =
+        pool.Autocommit(absl::Now() + absl::Seconds(5), [&](pqxx::transaction_base& tx) -> absl::Status {
+          tx.exec_params(sql::kReport, options.service, options.instance, now->hash, problem);
+          tx.exec(sql::kClearSeen);
+          return absl::OkStatus();
+        });
     if (done.ok()) {
       reported = text;
       next_report = absl::Now() + options.report;
@@ -176,8 +186,11 @@ struct Watcher::Impl {
   }
 };
 
-Watcher::Watcher(postgres::Pool& pool, WatcherOptions options) : impl_(std::make_unique<Impl>(pool, std::move(options))) {}
-Watcher::~Watcher() { Stop(); }
+Watcher::Watcher(postgres::Pool& pool, WatcherOptions options)
+    : impl_(std::make_unique<Impl>(pool, std::move(options))) {}
+Watcher::~Watcher() {
+  Stop();
+}
 
 absl::Status Watcher::Start() {
   absl::Status status = impl_->Look(true);
@@ -203,9 +216,17 @@ void Watcher::Stop() {
       .IgnoreError();
 }
 
-ModelPtr Watcher::model() const { return impl_->Current(); }
-void Watcher::OnChange(std::function<void(ModelPtr)> callback) { impl_->callbacks.push_back(std::move(callback)); }
-absl::Status Watcher::status() const { return impl_->LastStatus(); }
-absl::Status Watcher::Refresh() { return impl_->Look(true); }
+ModelPtr Watcher::model() const {
+  return impl_->Current();
+}
+void Watcher::OnChange(std::function<void(ModelPtr)> callback) {
+  impl_->callbacks.push_back(std::move(callback));
+}
+absl::Status Watcher::status() const {
+  return impl_->LastStatus();
+}
+absl::Status Watcher::Refresh() {
+  return impl_->Look(true);
+}
 
 }  // namespace mainstay::catalog

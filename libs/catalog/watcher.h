@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Keeps a service's model current: polls the active hash, builds the new model aside, swaps it in whole.
 //
-// What cannot be loaded is refused: the last good model keeps serving, the failure is logged, counted (mainstay_catalog_load_failures_total) and reported in
-// mainstay.catalog_seen. Changes of the user's tables are noticed too, by a fingerprint of what was introspected. PostgreSQL away: the model stays. model() is
-// thread-safe and costs a shared lock; callbacks run on the watcher's own thread.
+// What cannot be loaded is refused: the last good model keeps serving, the failure is logged, counted
+// (mainstay_catalog_load_failures_total) and reported in mainstay.catalog_seen. Changes of the user's tables are
+// noticed too, by a fingerprint of what was introspected. PostgreSQL away: the model stays. model() is thread-safe and
+// costs a shared lock; callbacks run on the watcher's own thread.
 #pragma once
 
 #include <functional>
@@ -34,8 +35,8 @@ class Watcher {
   Watcher(postgres::Pool& pool, WatcherOptions options);
   ~Watcher();  // Stop()
 
-  // Tries to load once, then keeps watching from a thread of its own, whatever the outcome. OK: loaded. NotFound: nothing is published yet (the model is empty).
-  // Unavailable and others: not loaded yet, for this reason.
+  // Tries to load once, then keeps watching from a thread of its own, whatever the outcome. OK: loaded. NotFound:
+  // nothing is published yet (the model is empty). Unavailable and others: not loaded yet, for this reason.
   absl::Status Start();
   void Stop();  // harmless twice
 

@@ -10,8 +10,8 @@
 #include <stdexcept>
 
 #include "absl/strings/ascii.h"
-#include "libs/base/strings.h"
 #include "libs/base/json.h"
+#include "libs/base/strings.h"
 #include "libs/base/text.h"
 
 namespace mainstay::catalog {
@@ -25,7 +25,9 @@ struct Stop : std::exception {};
 bool IsVariableName(std::string_view name) {
   if (name.empty() || name.size() > 63 || !absl::ascii_islower(static_cast<unsigned char>(name[0]))) return false;
   for (char c : name)
-    if (!absl::ascii_islower(static_cast<unsigned char>(c)) && !absl::ascii_isdigit(static_cast<unsigned char>(c)) && c != '_') return false;
+    if (!absl::ascii_islower(static_cast<unsigned char>(c)) && !absl::ascii_isdigit(static_cast<unsigned char>(c)) &&
+        c != '_')
+      return false;
   return true;
 }
 
@@ -58,7 +60,9 @@ class TreeBuilder : public YAML::EventHandler {
 
   void OnDocumentStart(const YAML::Mark&) override {}
   void OnDocumentEnd() override {}
-  void OnNull(const YAML::Mark& mark, YAML::anchor_t anchor) override { Add(New(Yaml::Kind::kNull, mark), mark, anchor); }
+  void OnNull(const YAML::Mark& mark, YAML::anchor_t anchor) override {
+    Add(New(Yaml::Kind::kNull, mark), mark, anchor);
+  }
   void OnAlias(const YAML::Mark& mark, YAML::anchor_t anchor) override {
     auto it = anchors_.find(anchor);
     if (it == anchors_.end()) {
@@ -68,18 +72,21 @@ class TreeBuilder : public YAML::EventHandler {
     Count(sizes_[it->second.get()], mark);
     Place(it->second, mark);
   }
-  void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor, const std::string& value) override {
+  void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
+                const std::string& value) override {
     CheckTag(mark, tag);
     auto node = New(Yaml::Kind::kScalar, mark);
     node->quoted = tag == "!";
     node->text = WaitsForKey() ? value : Substitute(node->at, value);
     Add(node, mark, anchor);
   }
-  void OnSequenceStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor, YAML::EmitterStyle::value) override {
+  void OnSequenceStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
+                       YAML::EmitterStyle::value) override {
     Open(Yaml::Kind::kList, mark, tag, anchor);
   }
   void OnSequenceEnd() override { Close(); }
-  void OnMapStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor, YAML::EmitterStyle::value) override {
+  void OnMapStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
+                  YAML::EmitterStyle::value) override {
     Open(Yaml::Kind::kMap, mark, tag, anchor);
   }
   void OnMapEnd() override { Close(); }
@@ -101,16 +108,20 @@ class TreeBuilder : public YAML::EventHandler {
     return node;
   }
   void CheckTag(const YAML::Mark& mark, const std::string& tag) {
-    if (!tag.empty() && tag != "?" && tag != "!") Fail(At(mark), StrCat("the tag ", tag, " has no meaning here; remove it"));
+    if (!tag.empty() && tag != "?" && tag != "!")
+      Fail(At(mark), StrCat("the tag ", tag, " has no meaning here; remove it"));
   }
   void Count(int64_t values, const YAML::Mark& mark) {
     input_.values += values;
     if (input_.values > input_.limits.values) {
-      Fail(At(mark), StrCat("the catalog holds more than ", input_.limits.values, " values, aliases counted as often as they are used"));
+      Fail(At(mark), StrCat("the catalog holds more than ", input_.limits.values,
+                            " values, aliases counted as often as they are used"));
       throw Stop();
     }
   }
-  bool WaitsForKey() const { return !stack_.empty() && stack_.back().node->kind == Yaml::Kind::kMap && !stack_.back().has_key; }
+  bool WaitsForKey() const {
+    return !stack_.empty() && stack_.back().node->kind == Yaml::Kind::kMap && !stack_.back().has_key;
+  }
   void Add(std::shared_ptr<Yaml> node, const YAML::Mark& mark, YAML::anchor_t anchor) {
     Count(1, mark);
     sizes_[node.get()] = 1;
@@ -183,7 +194,8 @@ class TreeBuilder : public YAML::EventHandler {
         auto it = input_.variables.find(name);
         if (it == input_.variables.end()) {
           Fail(at, StrCat("the variable ${", name, "} has no value; give it with --set ", name, "=VALUE"));
-        } else if (it->second.size() > kMaxVariableBytes || !IsValidUtf8(it->second) || it->second.find('\0') != std::string::npos) {
+        } else if (it->second.size() > kMaxVariableBytes || !IsValidUtf8(it->second) ||
+                   it->second.find('\0') != std::string::npos) {
           Fail(at, StrCat("the value of the variable ${", name, "} is too long or not valid UTF-8"));
         } else {
           input_.used[name] = it->second;
@@ -273,7 +285,8 @@ YamlPtr ReadYaml(YamlInput& input, int file) {
     builder.Fail({file, 1, 1}, std::move(message));
     return nullptr;
   };
-  if (source.text.size() > input.limits.file_bytes) return fail(StrCat("the file is larger than ", input.limits.file_bytes, " bytes"));
+  if (source.text.size() > input.limits.file_bytes)
+    return fail(StrCat("the file is larger than ", input.limits.file_bytes, " bytes"));
   if (!IsValidUtf8(source.text)) return fail("the file is not valid UTF-8");
   if (source.text.find('\0') != std::string::npos) return fail("the file contains a NUL character");
   try {
@@ -282,7 +295,8 @@ YamlPtr ReadYaml(YamlInput& input, int file) {
     if (!parser.HandleNextDocument(builder)) return nullptr;
     YamlPtr root = builder.root();
     TreeBuilder second(input, file);
-    if (parser.HandleNextDocument(second)) return fail("the file holds more than one document; remove the line \"---\" between them");
+    if (parser.HandleNextDocument(second))
+      return fail("the file holds more than one document; remove the line \"---\" between them");
     return root;
   } catch (const Stop&) {
   } catch (const YAML::ParserException& e) {

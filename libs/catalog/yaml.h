@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Internal: YAML as a tree that knows where each value stood, read from yaml-cpp's events instead of its nodes, because those forget duplicate keys and the place of keys.
+// Internal: YAML as a tree that knows where each value stood, read from yaml-cpp's events instead of its nodes, because
+// those forget duplicate keys and the place of keys.
 //
-// Refused here: duplicate keys, keys that are no plain text, tags, several documents, aliases to what is still open, and everything over the limits. An alias shares the
-// subtree it names and is counted as often as it is used, so a "billion laughs" file stops at ParseLimits::values.
+// Refused here: duplicate keys, keys that are no plain text, tags, several documents, aliases to what is still open,
+// and everything over the limits. An alias shares the subtree it names and is counted as often as it is used, so a
+// "billion laughs" file stops at ParseLimits::values.
 #pragma once
 
 #include <memory>
@@ -39,9 +41,9 @@ struct YamlInput {
   const std::vector<File>& files;
   const Variables& variables;
   const ParseLimits& limits;
-  Variables used;                  // variables that were met
+  Variables used;  // variables that were met
   std::vector<Mistake> mistakes;
-  int64_t values = 0;              // so far, over all files
+  int64_t values = 0;  // so far, over all files
 };
 
 // Null when the file cannot be read at all (mistakes say why) or is empty.

@@ -41,8 +41,12 @@ TEST_CASE("a misspelt name finds its neighbour, a strange one nobody") {
 }
 
 TEST_CASE("sensitive names are guessed by whole words") {
-  for (const char* yes : {"password_hash", "apiKey", "access_token", "ssn", "card_number", "Secret", "reset_token", "pin"}) CHECK(LooksSensitive(yes));
-  for (const char* no : {"secretary", "passenger", "pinned", "tokens_used_count", "email", "name", "spinning", "company"}) CHECK_FALSE(LooksSensitive(no));
+  for (const char* yes :
+       {"password_hash", "apiKey", "access_token", "ssn", "card_number", "Secret", "reset_token", "pin"})
+    CHECK(LooksSensitive(yes));
+  for (const char* no :
+       {"secretary", "passenger", "pinned", "tokens_used_count", "email", "name", "spinning", "company"})
+    CHECK_FALSE(LooksSensitive(no));
 }
 
 TEST_CASE("scopes are held by name, by * and by admin") {

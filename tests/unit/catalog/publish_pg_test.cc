@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Publishing: immutable by hash, rights granted and taken back, nothing removed that open work names, all or nothing.
 #include "libs/catalog/publish.h"
-
 #include "tests/unit/catalog/world.h"
 
 namespace mainstay::catalog {
@@ -54,7 +53,11 @@ TEST_CASE("publish stores by hash, activates, and is the same the second time") 
 TEST_CASE("the services get what the catalog needs on the user's tables, and lose it with it") {
   const std::string url = ShopDatabase(true);
   Sql(url, "CREATE TABLE shop.old (id serial PRIMARY KEY); CREATE TABLE shop.log (id serial PRIMARY KEY)");
-  REQUIRE_THAT(Publish(url, OneFile(std::string(kOrders) + "  olds: {table: shop.old, shared: write}\n  logs: {table: shop.log, shared: read}\n"), {}, "ada"), IsOk());
+  REQUIRE_THAT(Publish(url,
+                       OneFile(std::string(kOrders) +
+                               "  olds: {table: shop.old, shared: write}\n  logs: {table: shop.log, shared: read}\n"),
+                       {}, "ada"),
+               IsOk());
   for (const char* role : {"mainstay_gateway", "mainstay_worker"}) {
     for (const char* right : {"SELECT", "INSERT", "UPDATE", "DELETE"}) {
       CHECK(May(url, role, right, "shop.orders"));
@@ -64,13 +67,18 @@ TEST_CASE("the services get what the catalog needs on the user's tables, and los
     CHECK_FALSE(May(url, role, "INSERT", "shop.log"));
     CHECK_FALSE(May(url, role, "TRUNCATE", "shop.orders"));
     CHECK_FALSE(May(url, role, "SELECT", "shop.customers"));
-    CHECK(SqlValue(url, "SELECT has_sequence_privilege('" + std::string(role) + "', 'shop.old_id_seq', 'USAGE')") == "t");
-    CHECK(SqlValue(url, "SELECT has_sequence_privilege('" + std::string(role) + "', 'shop.log_id_seq', 'USAGE')") == "f");
+    CHECK(SqlValue(url, "SELECT has_sequence_privilege('" + std::string(role) + "', 'shop.old_id_seq', 'USAGE')") ==
+          "t");
+    CHECK(SqlValue(url, "SELECT has_sequence_privilege('" + std::string(role) + "', 'shop.log_id_seq', 'USAGE')") ==
+          "f");
   }
-  for (const char* role : {"mainstay_webhooks", "mainstay_integrations"}) CHECK_FALSE(May(url, role, "SELECT", "shop.orders"));
+  for (const char* role : {"mainstay_webhooks", "mainstay_integrations"})
+    CHECK_FALSE(May(url, role, "SELECT", "shop.orders"));
   Sql(testing::Postgres::As(url, "mainstay_gateway"), "INSERT INTO shop.old DEFAULT VALUES; SELECT * FROM shop.orders");
 
-  REQUIRE_THAT(Publish(url, OneFile("resources:\n  orders: {table: shop.orders, tenant: tenant_id, read_only: true}\n"), {}, "ada"), IsOk());
+  REQUIRE_THAT(Publish(url, OneFile("resources:\n  orders: {table: shop.orders, tenant: tenant_id, read_only: true}\n"),
+                       {}, "ada"),
+               IsOk());
   CHECK(May(url, "mainstay_gateway", "SELECT", "shop.orders"));
   CHECK_FALSE(May(url, "mainstay_gateway", "UPDATE", "shop.orders"));
   CHECK_FALSE(May(url, "mainstay_worker", "SELECT", "shop.old"));
@@ -78,12 +86,19 @@ TEST_CASE("the services get what the catalog needs on the user's tables, and los
 
 TEST_CASE("a column's type may live in another schema; row security is mentioned") {
   const std::string url = testing::NewMigratedDatabase();
-  Sql(url, R"sql(CREATE SCHEMA kinds; CREATE TYPE kinds."Colour" AS ENUM ('red'); CREATE TABLE public.cars (id serial PRIMARY KEY, colour kinds."Colour", all_colours kinds."Colour"[]);
+  Sql(url,
+      R"sql(CREATE SCHEMA kinds; CREATE TYPE kinds."Colour" AS ENUM ('red'); CREATE TABLE public.cars (id serial PRIMARY KEY, colour kinds."Colour", all_colours kinds."Colour"[]);
 ALTER TABLE public.cars ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON public.cars USING (true))sql");
-  absl::StatusOr<Published> published = Publish(url, OneFile("roles: {r: {}}\nresources: {cars: {table: cars, shared: write, permissions: {r: {actions: all}}}}\n"), {}, "ada");
+  absl::StatusOr<Published> published = Publish(
+      url,
+      OneFile("roles: {r: {}}\nresources: {cars: {table: cars, shared: write, permissions: {r: {actions: all}}}}\n"),
+      {}, "ada");
   REQUIRE_THAT(published, IsOk());
-  CHECK(published->warnings == std::vector<std::string>{"c.yaml:2:13: resources.cars: row security is on for public.cars: the service roles see only what its policies let them see"});
-  Sql(testing::Postgres::As(url, "mainstay_gateway"), R"sql(INSERT INTO public.cars (colour, all_colours) VALUES ('red'::text::kinds."Colour", '{red}'::text::kinds."Colour"[]))sql");
+  CHECK(published->warnings ==
+        std::vector<std::string>{"c.yaml:2:13: resources.cars: row security is on for public.cars: the service roles "
+                                 "see only what its policies let them see"});
+  Sql(testing::Postgres::As(url, "mainstay_gateway"),
+      R"sql(INSERT INTO public.cars (colour, all_colours) VALUES ('red'::text::kinds."Colour", '{red}'::text::kinds."Colour"[]))sql");
 }
 
 TEST_CASE("a bad catalog changes nothing") {
@@ -91,43 +106,60 @@ TEST_CASE("a bad catalog changes nothing") {
   absl::StatusOr<Published> good = Publish(url, OneFile(kOrders), {}, "ada");
   REQUIRE_THAT(good, IsOk());
   CHECK_THAT(Publish(url, OneFile(std::string(kOrders) + "  things: {table: shop.things, shared: write}\n"), {}, "ada"),
-             StatusIs(absl::StatusCode::kInvalidArgument, "c.yaml:3:19: resources.things.table: the database has no table shop.things"));
+             StatusIs(absl::StatusCode::kInvalidArgument,
+                      "c.yaml:3:19: resources.things.table: the database has no table shop.things"));
   CHECK(SqlValue(url, "SELECT hash FROM mainstay.catalog_active") == good->hash);
   CHECK(SqlValue(url, "SELECT count(*) FROM mainstay.catalogs") == "1");
 }
 
 TEST_CASE("mistakes of grammar and of reference come together") {
   const std::string url = ShopDatabase();
-  CHECK(Mistakes(url, "resources:\n  orders:\n    table: shop.orders\n    tenant: tenant_id\n    ofset: true\n    version: vresion\n") ==
-        std::vector<std::string>{"c.yaml:5:5: resources.orders.ofset: the key \"ofset\" is not known here; did you mean \"offset\"?",
-                                 "c.yaml:6:14: resources.orders.version: the table shop.orders has no column \"vresion\"; did you mean \"version\"?"});
+  CHECK(Mistakes(url,
+                 "resources:\n  orders:\n    table: shop.orders\n    tenant: tenant_id\n    ofset: true\n    version: "
+                 "vresion\n") ==
+        std::vector<std::string>{
+            "c.yaml:5:5: resources.orders.ofset: the key \"ofset\" is not known here; did you mean \"offset\"?",
+            "c.yaml:6:14: resources.orders.version: the table shop.orders has no column \"vresion\"; did you mean "
+            "\"version\"?"});
 }
 
 TEST_CASE("words that other libraries own are judged by them, with the place") {
   const std::string url = testing::NewDatabase();
-  const Checks checks = {.scheme = [](const SignatureScheme& scheme) { return scheme.preset == "stripe" ? absl::OkStatus() : absl::InvalidArgumentError("scheme: unknown"); }};
+  const Checks checks = {.scheme = [](const SignatureScheme& scheme) {
+    return scheme.preset == "stripe" ? absl::OkStatus() : absl::InvalidArgumentError("scheme: unknown");
+  }};
   const std::string head = "sources:\n  pay: {secrets: s, tenant: acme, scheme: ";
   CHECK_THAT(Check(url, OneFile(head + "stripe}\n"), {}, checks), IsOk());
-  CHECK_THAT(Check(url, OneFile(head + "strip}\n"), {}, checks), StatusIs(absl::StatusCode::kInvalidArgument, "c.yaml:2:43: sources.pay.scheme: scheme: unknown"));
+  CHECK_THAT(Check(url, OneFile(head + "strip}\n"), {}, checks),
+             StatusIs(absl::StatusCode::kInvalidArgument, "c.yaml:2:43: sources.pay.scheme: scheme: unknown"));
 }
 
 TEST_CASE("a queue that open jobs name can't be removed yet") {
   const std::string url = ShopDatabase(true);
   REQUIRE_THAT(Publish(url, OneFile("queues: {mail: {}, other: {}}\n"), {}, "ada"), IsOk());
-  Sql(url, "INSERT INTO mainstay.job_queues (name) VALUES ('mail') ON CONFLICT DO NOTHING; SELECT mainstay.enqueue('test.kind', '{}', 'acme', 'mail')");
+  Sql(url,
+      "INSERT INTO mainstay.job_queues (name) VALUES ('mail') ON CONFLICT DO NOTHING; SELECT "
+      "mainstay.enqueue('test.kind', '{}', 'acme', 'mail')");
   CHECK_THAT(Publish(url, OneFile("queues: {}\n"), {}, "ada"),
-             StatusIs(absl::StatusCode::kFailedPrecondition, "the queue mail can't be removed yet: 1 open jobs name it; let them finish or cancel them, then publish again"));
+             StatusIs(absl::StatusCode::kFailedPrecondition,
+                      "the queue mail can't be removed yet: 1 open jobs name it; let them finish or cancel them, then "
+                      "publish again"));
   REQUIRE_THAT(Publish(url, OneFile("queues: {mail: {}}\n"), {}, "ada"), IsOk());
   Sql(url, "DELETE FROM mainstay.jobs");
   REQUIRE_THAT(Publish(url, OneFile("queues: {}\n"), {}, "ada"), IsOk());
 }
 
 TEST_CASE("without migrations the sentence says what to run; a stranger can't grant") {
-  CHECK_THAT(Publish(ShopDatabase(false), OneFile(kOrders), {}, "ada"), StatusIs(absl::StatusCode::kFailedPrecondition, "mainstay migrate"));
+  CHECK_THAT(Publish(ShopDatabase(false), OneFile(kOrders), {}, "ada"),
+             StatusIs(absl::StatusCode::kFailedPrecondition, "mainstay migrate"));
   const std::string url = ShopDatabase(true);
-  Sql(url, "DROP ROLE IF EXISTS catalog_stranger; CREATE ROLE catalog_stranger LOGIN; GRANT USAGE ON SCHEMA mainstay, shop TO catalog_stranger; GRANT ALL ON ALL TABLES IN SCHEMA mainstay TO "
-           "catalog_stranger; GRANT SELECT ON ALL TABLES IN SCHEMA shop TO catalog_stranger; GRANT USAGE ON SCHEMA shop TO mainstay_gateway, mainstay_worker");
-  absl::StatusOr<Published> published = Publish(testing::Postgres::As(url, "catalog_stranger"), OneFile(kOrders), {}, "eve");
+  Sql(url,
+      "DROP ROLE IF EXISTS catalog_stranger; CREATE ROLE catalog_stranger LOGIN; GRANT USAGE ON SCHEMA mainstay, shop "
+      "TO catalog_stranger; GRANT ALL ON ALL TABLES IN SCHEMA mainstay TO "
+      "catalog_stranger; GRANT SELECT ON ALL TABLES IN SCHEMA shop TO catalog_stranger; GRANT USAGE ON SCHEMA shop TO "
+      "mainstay_gateway, mainstay_worker");
+  absl::StatusOr<Published> published =
+      Publish(testing::Postgres::As(url, "catalog_stranger"), OneFile(kOrders), {}, "eve");
   CHECK_FALSE(published.ok());
   CHECK(SqlValue(url, "SELECT count(*) FROM mainstay.catalogs") == "0");
   Sql(url, "DROP OWNED BY catalog_stranger; DROP ROLE catalog_stranger");

@@ -59,7 +59,8 @@ TEST_CASE("the JSON Schema knows exactly the keys that the parser accepts, and t
     const JsonValue* definition = kind == "catalog" ? &schema->root() : definitions->Find(kind);
     REQUIRE(definition != nullptr);
     std::set<std::string> known;
-    for (const JsonValue::Member& member : definition->Find("properties")->members()) known.insert(std::string(member.key));
+    for (const JsonValue::Member& member : definition->Find("properties")->members())
+      known.insert(std::string(member.key));
     CHECK(known == keys);
     CHECK(definition->Find("additionalProperties")->kind() == JsonValue::Kind::kBool);
     for (const std::string& key : keys) {

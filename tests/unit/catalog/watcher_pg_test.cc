@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Live change: a new catalog or a changed table is taken over by itself, a bad one never; each process reports what it runs.
-#include "libs/catalog/watcher.h"
-
+// Live change: a new catalog or a changed table is taken over by itself, a bad one never; each process reports what it
+// runs.
 #include <atomic>
 #include <thread>
 
 #include "absl/synchronization/mutex.h"
+#include "libs/catalog/watcher.h"
 #include "libs/postgres/pool.h"
 #include "tests/unit/catalog/world.h"
 
@@ -17,7 +17,9 @@ using testing::Sql;
 using testing::SqlValue;
 using testing::StatusIs;
 
-constexpr char kOrders[] = "resources:\n  orders: {table: shop.orders, tenant: tenant_id, version: version}\n  products: {table: shop.products, tenant: tenant_id}\n";
+constexpr char kOrders[] =
+    "resources:\n  orders: {table: shop.orders, tenant: tenant_id, version: version}\n  products: {table: "
+    "shop.products, tenant: tenant_id}\n";
 
 // The models a watcher announces, to wait for.
 class Seen {
@@ -45,7 +47,10 @@ class Seen {
 struct Service {
   explicit Service(const std::string& url)
       : pool({.url = testing::Postgres::As(url, "mainstay_gateway"), .application_name = "test", .size = 2}),
-        watcher(pool, {.service = "gateway", .instance = "one", .poll = absl::Milliseconds(20), .schema_poll = absl::Milliseconds(100)}) {
+        watcher(pool, {.service = "gateway",
+                       .instance = "one",
+                       .poll = absl::Milliseconds(20),
+                       .schema_poll = absl::Milliseconds(100)}) {
     watcher.OnChange([this](ModelPtr model) { seen.Add(std::move(model)); });
   }
   Seen seen;
@@ -65,7 +70,11 @@ TEST_CASE("nothing published: an empty model, then the first catalog by itself")
   CHECK(service.watcher.model()->hash == published->hash);
   CHECK_THAT(service.watcher.Refresh(), IsOk());
   CHECK_THAT(service.watcher.status(), IsOk());
-  CHECK(SqlValue(url, "SELECT hash || ':' || problem FROM mainstay.catalog_seen WHERE service = 'gateway' AND instance = 'one'") == published->hash + ":");
+  CHECK(
+      SqlValue(
+          url,
+          "SELECT hash || ':' || problem FROM mainstay.catalog_seen WHERE service = 'gateway' AND instance = 'one'") ==
+      published->hash + ":");
   service.watcher.Stop();
   service.watcher.Stop();
   CHECK(SqlValue(url, "SELECT count(*) FROM mainstay.catalog_seen") == "0");
@@ -87,7 +96,8 @@ TEST_CASE("a swap leaves those who hold the old model undisturbed") {
       std::this_thread::yield();
     }
   });
-  absl::StatusOr<Published> second = Publish(url, OneFile(std::string(kOrders) + "  items: {table: shop.order_items, tenant: tenant_id}\n"), {}, "ada");
+  absl::StatusOr<Published> second = Publish(
+      url, OneFile(std::string(kOrders) + "  items: {table: shop.order_items, tenant: tenant_id}\n"), {}, "ada");
   REQUIRE_THAT(second, IsOk());
   CHECK(service.seen.Await(2)->hash == second->hash);
   stop = true;
@@ -105,12 +115,15 @@ TEST_CASE("what can't be loaded is refused and reported; the last good one keeps
   Service service(url);
   REQUIRE_THAT(service.watcher.Start(), IsOk());
   // As a later version's publish might leave it: valid there, not here.
-  Sql(url, "INSERT INTO mainstay.catalogs (hash, files, variables, tables, published_by) VALUES (repeat('a', 64), '[{\"name\": \"c.yaml\", \"text\": \"surprise: {}\"}]', '{}', '{}', 'x'); "
-           "UPDATE mainstay.catalog_active SET hash = repeat('a', 64)");
+  Sql(url,
+      "INSERT INTO mainstay.catalogs (hash, files, variables, tables, published_by) VALUES (repeat('a', 64), "
+      "'[{\"name\": \"c.yaml\", \"text\": \"surprise: {}\"}]', '{}', '{}', 'x'); "
+      "UPDATE mainstay.catalog_active SET hash = repeat('a', 64)");
   CHECK_FALSE(service.watcher.Refresh().ok());
   CHECK(service.watcher.model()->hash == good->hash);
   CHECK_FALSE(service.watcher.status().ok());
-  CHECK_THAT(SqlValue(url, "SELECT problem FROM mainstay.catalog_seen"), Catch::Contains("the key \"surprise\" is not known here"));
+  CHECK_THAT(SqlValue(url, "SELECT problem FROM mainstay.catalog_seen"),
+             Catch::Contains("the key \"surprise\" is not known here"));
   CHECK(service.seen.count() == 1);
   Sql(url, "UPDATE mainstay.catalog_active SET hash = '" + good->hash + "'");
   CHECK_THAT(service.watcher.Refresh(), IsOk());

@@ -18,7 +18,9 @@
 
 namespace mainstay::catalog {
 
-inline std::vector<File> OneFile(const std::string& text) { return {{"c.yaml", text}}; }
+inline std::vector<File> OneFile(const std::string& text) {
+  return {{"c.yaml", text}};
+}
 
 // A database of the demo's shop.
 inline std::string ShopDatabase(bool migrated = false) {
