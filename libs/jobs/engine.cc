@@ -424,20 +424,21 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
       want_array.Add(has_args[i] ? "f" : "t");
     }
     const std::string ids = std::move(id_array).Finish(), fences = std::move(fence_array).Finish(), wants = std::move(want_array).Finish();
-    absl::flat_hash_map<Uuid, InHandPtr> by_id;
-    for (const auto& job : batch) by_id[job->id] = job;
-    absl::flat_hash_map<Uuid, int> verdict;  // 1 run, 2 late, 3 not here
+    absl::flat_hash_map<std::pair<Uuid, int64_t>, InHandPtr> wanted;  // an entry that is there twice counts once
+    for (const auto& job : batch) wanted.try_emplace({job->id, job->fence}, job);
+    absl::flat_hash_map<InHand*, int> verdict;  // 1 run, 2 late, 3 not here
     absl::Duration wait = absl::Milliseconds(50);
     while (true) {
       verdict.clear();
       const absl::Status status = pool.Autocommit(absl::Now() + absl::Seconds(10), [&](pqxx::transaction_base& tx) -> absl::Status {
         for (const auto& row : Run(tx, sql::kCheck, ids, fences, wants)) {
           ASSIGN_OR_RETURN(const Uuid job_id, ParseUuid(row[0].c_str()));
-          InHand& job = *by_id[job_id];
-          if (row[1].as<int64_t>() != job.fence) continue;  // two entries of one job in the batch: the other one counts
+          const auto it = wanted.find({job_id, row[1].as<int64_t>()});
+          if (it == wanted.end()) continue;
+          InHand& job = *it->second;
           Fill(row, job);
           const bool may_run = !row[15].as<bool>() && registry.Find(job.kind) != nullptr;
-          verdict[job_id] = !row[14].is_null() && row[14].as<bool>() ? 2 : may_run ? 1 : 3;
+          verdict[&job] = !row[14].is_null() && row[14].as<bool>() ? 2 : may_run ? 1 : 3;
         }
         return absl::OkStatus();
       });
@@ -457,8 +458,8 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
       absl::MutexLock lock(&mu);
       checking.clear();
       for (auto& job : batch) {
-        const auto it = verdict.find(job->id);
-        if (it == verdict.end() || by_id[job->id] != job || in_hand.contains({job->id, job->fence})) {
+        const auto it = verdict.find(job.get());
+        if (it == verdict.end() || in_hand.contains({job->id, job->fence})) {
           gone.emplace_back(job->stream, job->entry_id);
         } else if (it->second == 3) {
           elsewhere.push_back(job);

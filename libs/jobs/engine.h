@@ -49,7 +49,7 @@ struct EngineOptions {
   absl::Duration heartbeat = absl::Seconds(5), lease = absl::Seconds(15);
   // How often published jobs are compared with the streams, and how old they must be.
   absl::Duration sweep = absl::Seconds(30);
-  absl::Duration dispatch_interval = absl::Milliseconds(50);
+  absl::Duration dispatch_interval = absl::Milliseconds(100);
   // While Redis is away: published jobs older than this are claimed from PostgreSQL.
   absl::Duration claim_stale = absl::Seconds(2);
   // Live entries per stream.

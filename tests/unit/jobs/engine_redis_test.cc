@@ -9,6 +9,7 @@
 
 #include "absl/synchronization/notification.h"
 #include "libs/jobs/in_hand.h"
+#include "libs/jobs/keys.h"
 #include "tests/unit/jobs/world.h"
 
 namespace mainstay::jobs {
@@ -281,6 +282,30 @@ TEST_CASE("a paused queue starts nothing, takes jobs, and goes on where it stood
   CHECK(w.Finished() == 1);
   REQUIRE_THAT(w.pool.Transaction(absl::Now() + absl::Seconds(5), [&](pqxx::transaction_base& tx) { return ResumeQueue(tx, "default"); }), IsOk());
   CHECK(Eventually([&] { return w.Finished() == 201; }));
+}
+
+TEST_CASE("entries delivered twice, of an old fence, of unknown jobs and of no known form start nothing") {
+  World w;
+  Registry registry;
+  registry.Register("test.note", [&](RunningJob& job) {
+    w.Note(job, "start");
+    return Outcome::Done();
+  });
+  const std::string stream = StreamKey("default", 4);
+  Sql(w.url, "INSERT INTO mainstay.job_windows VALUES ('default', 4, now() + interval '1 minute')");
+  const auto added = w.Add(std::vector<JobSpec>(20, JobSpec{.kind = "test.note"}));
+  REQUIRE(Eventually([&] { return w.redis.Command({"XLEN", stream}) == "20"; }));
+  Sql(w.url, "UPDATE mainstay.jobs SET fence = 2 WHERE id = '" + added[0].id.ToString() + "'");
+  for (const auto& job : added) w.redis.Command({"XADD", stream, "*", kEntryField, job.entry});
+  w.redis.Command({"XADD", stream, "*", kEntryField, EncodeEntry({.id = added[0].id, .fence = 2, .kind = "test.note", .args = "{}"})});
+  w.redis.Command({"XADD", stream, "*", kEntryField, EncodeEntry({.id = NewUuid(), .kind = "test.note", .args = "{}"})});
+  w.redis.Command({"XADD", stream, "*", kEntryField, "garbage"});
+  w.redis.Command({"XADD", stream, "*", "other", "field"});
+  Engine engine(FastOptions(w.redis.url()), registry, w.pool);
+  REQUIRE_THAT(engine.Start(), IsOk());
+  REQUIRE(Eventually([&] { return w.Finished() == 20 && w.redis.Command({"XLEN", stream}) == "0"; }));
+  CHECK(w.Count("SELECT count(*) FROM ledger") == 20);
+  CHECK(w.Count("SELECT count(*) FROM mainstay.jobs_history WHERE fence = 2") == 1);
 }
 
 TEST_CASE("the stream holds a window, whatever the backlog") {

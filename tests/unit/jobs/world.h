@@ -103,14 +103,6 @@ class World {
   int64_t Count(const std::string& sql) { return std::stoll(testing::SqlValue(url, sql)); }
   int64_t Finished(int state = 6) { return Count(absl::StrCat("SELECT count(*) FROM mainstay.jobs_history WHERE state = ", state)); }
 
-  // Nothing of a finished test stays behind: no hot rows, slots or unique keys, nothing pending.
-  void CheckNothingLeaked() {
-    CHECK(Count("SELECT count(*) FROM mainstay.jobs") == 0);
-    CHECK(Count("SELECT count(*) FROM mainstay.job_slots") == 0);
-    CHECK(Count("SELECT count(*) FROM mainstay.job_unique") == 0);
-    CHECK(Eventually([&] { return redis.Command({"XPENDING", "mainstay:jobs:{default}:4", "workers"}).rfind("0", 0) == 0 || true; }));
-  }
-
   testing::Redis& redis;
   const std::string url;
   postgres::Pool pool;
