@@ -132,7 +132,7 @@ absl::Status Blobs::Delete(const CallContext& context, std::string_view id) {
   return ours ? store_.Remove(*uuid) : absl::OkStatus();
 }
 
-absl::StatusOr<int64_t> Blobs::Upkeep(absl::Time deadline, absl::Duration leftover_age) {
+absl::StatusOr<int64_t> Blobs::RemoveExpired(absl::Time deadline) {
   int64_t removed = 0;
   while (absl::Now() < deadline) {
     std::vector<Uuid> expired;
@@ -147,7 +147,12 @@ absl::StatusOr<int64_t> Blobs::Upkeep(absl::Time deadline, absl::Duration leftov
     removed += static_cast<int64_t>(expired.size());
     if (expired.empty()) break;
   }
-  RETURN_IF_ERROR(store_.Sweep(leftover_age, [&](const Uuid& id) -> absl::Status {
+  return removed;
+}
+
+absl::StatusOr<int64_t> Blobs::RemoveLeftovers(absl::Time deadline, absl::Duration age) {
+  int64_t removed = 0;
+  RETURN_IF_ERROR(store_.Sweep(age, [&](const Uuid& id) -> absl::Status {
     bool known = true;
     RETURN_IF_ERROR(pool_.Autocommit(deadline, [&](pqxx::transaction_base& tx) {
       known = !tx.exec_params(sql::kBlobExists, id.ToString()).empty();

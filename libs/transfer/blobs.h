@@ -58,8 +58,10 @@ class Blobs : public BlobClient {
   absl::StatusOr<std::unique_ptr<BlobWriter>> Write(const CallContext& context, const BlobSpec& spec) override;
   absl::Status Delete(const CallContext& context, std::string_view id) override;
 
-  // Removes what has expired and content that never got (or lost) its row. Returns how many.
-  absl::StatusOr<int64_t> Upkeep(absl::Time deadline, absl::Duration leftover_age = absl::Hours(1));
+  // Removes what has expired. Returns how many.
+  absl::StatusOr<int64_t> RemoveExpired(absl::Time deadline);
+  // Removes content that never got its row, or lost it, and has not been touched for `age`. Looks at every file: for once an hour.
+  absl::StatusOr<int64_t> RemoveLeftovers(absl::Time deadline, absl::Duration age = absl::Hours(1));
 
  private:
   postgres::Pool& pool_;

@@ -181,7 +181,8 @@ END $$;
 -- As the API shows them. `uid` is the sort key that the indexes know.
 CREATE VIEW mainstay.imports_view AS
   SELECT i.id AS uid, mainstay.format_id('imp', i.id) AS id, i.tenant, i.resource, i.mapping, i.mode, i."commit", i.on_error, i.dry_run, i.state, i.file_name,
-         i.file_size, i.sha256, i.rows_total, i.rows_created, i.rows_updated, i.rows_unchanged, i.rows_deleted, i.rows_skipped, i.rows_error, i.errors_by_code,
+         i.file_size, i.sha256, i.rows_total, i.rows_created, i.rows_updated, i.rows_unchanged, i.rows_deleted, i.rows_skipped, i.rows_error,
+         i.errors_by_code AS errors_by_code_json,
          mainstay.format_id('job', i.job) AS job_id, i.error_code, i.error, i.created_by, i.created_at, i.finished_at, i.catalog_hash
   FROM mainstay.imports i;
 CREATE VIEW mainstay.import_errors_view AS
