@@ -252,7 +252,7 @@ struct Server::Impl {
   std::atomic<bool> draining{false};
   std::mutex mu;
   std::condition_variable closed;
-  bool started = false, stopped = false;
+  bool started = false, drained = false, stopped = false;
 };
 
 namespace {
@@ -771,7 +771,7 @@ asio::awaitable<void> Server::Impl::Sweep(Loop& loop) {
 
 Server::Server(ServerOptions options, Handler handler) : impl_(new Impl(std::move(options), std::move(handler))) {}
 
-Server::~Server() { Drain(absl::ZeroDuration()); }
+Server::~Server() { Stop(); }
 
 absl::Status Server::Start() {
   boost::system::error_code error;
@@ -806,8 +806,8 @@ std::vector<asio::io_context*> Server::loops() {
 }
 
 void Server::Drain(absl::Duration deadline) {
-  if (!impl_->started || impl_->stopped) return;
-  impl_->stopped = true;
+  if (!impl_->started || impl_->drained) return;
+  impl_->drained = true;
   impl_->draining = true;
   asio::post(impl_->loops[0]->context, [impl = impl_.get()] {
     boost::system::error_code ignored;
@@ -826,6 +826,16 @@ void Server::Drain(absl::Duration deadline) {
   for (auto& loop : impl_->loops) {
     asio::post(loop->context, [loop = loop.get()] {
       for (Connection* connection : loop->connections) connection->Abort();
+    });
+  }
+}
+
+void Server::Stop() {
+  if (!impl_->started || impl_->stopped) return;
+  Drain(absl::ZeroDuration());
+  impl_->stopped = true;
+  for (auto& loop : impl_->loops) {
+    asio::post(loop->context, [loop = loop.get()] {
       loop->sweep.cancel();
       loop->guard.reset();
       asio::post(loop->context, [loop] { loop->context.stop(); });

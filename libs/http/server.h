@@ -108,8 +108,10 @@ class Server {
   int port() const;
   // The loops, for those whose sockets live on them (the pipelined PostgreSQL connections): as many as options.threads.
   std::vector<boost::asio::io_context*> loops();
-  // Stops accepting, lets running requests finish until `deadline`, sends Connection: close, then stops the loops. Harmless twice.
+  // Stops accepting, lets running requests finish until `deadline` with Connection: close, cuts off the rest. The loops run on, for others use them. Harmless twice.
   void Drain(absl::Duration deadline);
+  // Drains at once what has not been drained, then ends the loops. After this nothing of them runs; what lives on them may go. Harmless twice.
+  void Stop();
 
   struct Impl;  // of server.cc
 

@@ -321,12 +321,25 @@ std::string SetValue(Message& message, const FieldDescriptor& field, const JsonV
   return "";
 }
 
+// The pointer of a member (RFC 6901).
+std::string Below(std::string_view pointer, std::string_view key) {
+  std::string out = StrCat(pointer, "/");
+  for (const char c : key) {
+    if (c == '~' || c == '/') {
+      StrAppend(&out, c == '~' ? "~0" : "~1");
+    } else {
+      out += c;
+    }
+  }
+  return out;
+}
+
 void ReadMap(const JsonValue& json, std::string_view pointer, const FieldDescriptor& field, Message& message,
              std::vector<FieldError>& errors) {
   const Reflection& r = *message.GetReflection();
   for (const JsonValue::Member& member : json.members()) {
     Message* entry = r.AddMessage(&message, &field);
-    const std::string at = StrCat(pointer, "/", member.key);
+    const std::string at = Below(pointer, member.key);
     std::string wrong = SetScalar(*entry, *field.message_type()->map_key(), member.key);
     if (wrong.empty()) wrong = SetValue(*entry, *field.message_type()->map_value(), member.value, at, errors);
     if (!wrong.empty()) errors.push_back({FieldError::Place::kPointer, at, "invalid_type", wrong});
@@ -368,7 +381,7 @@ void ReadJson(const JsonValue& json, std::string_view pointer, Message& message,
   if (!json.is_object()) return fail(std::string(pointer), "invalid_type", "an object is expected");
   const Descriptor& descriptor = *message.GetDescriptor();
   for (const JsonValue::Member& member : json.members()) {
-    const std::string at = StrCat(pointer, "/", member.key);
+    const std::string at = Below(pointer, member.key);
     const FieldDescriptor* field = descriptor.FindFieldByName(std::string(member.key));
     if (field == nullptr) {
       fail(at, "unknown_field", "there is no such field");
@@ -411,9 +424,9 @@ absl::Status FromJson(const JsonValue& json, Message& message) {
   std::vector<FieldError> errors;
   ReadJson(json, "", message, errors);
   if (errors.empty()) return absl::OkStatus();
-  return MakeProblem("validation-failed",
-                     errors.size() == 1 ? "1 field is wrong" : StrCat(errors.size(), " fields are wrong"),
-                     std::move(errors));
+  // Counted first: arguments are evaluated in any order, and the errors are moved from.
+  const std::string detail = errors.size() == 1 ? "1 field is wrong" : StrCat(errors.size(), " fields are wrong");
+  return MakeProblem("validation-failed", detail, std::move(errors));
 }
 
 std::string SetFromText(Message& message, const FieldDescriptor& field, std::string_view text) {

@@ -46,7 +46,6 @@ void Gateway::AddLoop(asio::io_context& loop, postgres::AsyncPostgres& postgres)
 
 asio::awaitable<http::Response> Gateway::Handle(http::Request& request) {
   http::Response response = co_await Route(request);
-  response.headers.emplace_back("x-content-type-options", "nosniff");
   co_return response;
 }
 

@@ -101,11 +101,14 @@ absl::StatusOr<int> Serve(const Options& options) {
   rpc_server.SetReady();
   log::Info("serving", {{"http_port", server.port()}});
 
-  return rpc_server.Run([&](absl::Duration deadline) {
+  const int code = rpc_server.Run([&](absl::Duration deadline) {
     gateway.SetDraining();
     server.Drain(deadline);
     watcher.Stop();
   });
+  // Only now: calls of records.v1 ran on the same loops until gRPC had shut down.
+  server.Stop();
+  return code;
 }
 
 }  // namespace

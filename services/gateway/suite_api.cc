@@ -38,7 +38,28 @@ std::string MediaType(const std::string* header) {
   return type;
 }
 
+// Whether Accept, if sent, takes JSON.
+bool AcceptsJson(const http::Request& request) {
+  const std::string* header = request.Header("accept");
+  if (header == nullptr || header->empty()) return true;
+  std::string_view rest = *header;
+  while (!rest.empty()) {
+    const size_t comma = std::min(rest.find(','), rest.size());
+    const std::string entry(rest.substr(0, comma));
+    const std::string type = MediaType(&entry);
+    const size_t q = entry.find("q=0");
+    const bool refused = q != std::string::npos && entry.find_first_of("123456789", q + 2) == std::string::npos;
+    if (!refused && (type == "*/*" || type == "application/*" || type == "application/json")) return true;
+    rest.remove_prefix(std::min(comma + 1, rest.size()));
+  }
+  return false;
+}
+
 absl::Status CheckJsonType(const http::Request& request) {
+  if (const std::string* coding = request.Header("content-encoding");
+      coding != nullptr && !absl::EqualsIgnoreCase(*coding, "identity")) {
+    return MakeProblem("unsupported-media-type", "send the body without a content coding");
+  }
   const std::string* header = request.Header("content-type");
   const std::string type = MediaType(header);
   if (type != "application/json") return MakeProblem("unsupported-media-type", "send application/json");
@@ -98,6 +119,7 @@ class ChunkSource : public http::BodySource {
  public:
   ChunkSource(std::unique_ptr<UpstreamReader> reader, std::string first)
       : reader_(std::move(reader)), first_(std::move(first)) {}
+  void Cancel() override { reader_->Cancel(); }
   asio::awaitable<absl::StatusOr<std::string>> Next() override {
     if (!first_.empty()) co_return std::exchange(first_, "");
     while (true) {
@@ -127,6 +149,7 @@ class EventSource : public http::BodySource {
         sse_(sse),
         request_id_(std::move(request_id)),
         path_(std::move(path)) {}
+  void Cancel() override { reader_->Cancel(); }
   asio::awaitable<absl::StatusOr<std::string>> Next() override {
     if (ended_) co_return std::string();
     absl::StatusOr<std::optional<std::string>> bytes = co_await reader_->Next();
@@ -162,6 +185,12 @@ asio::awaitable<http::Response> SuiteApi::Handle(http::Request& request, const C
   std::string allow;
   absl::StatusOr<http::Response> response = co_await Dispatch(request, call, model, &allow);
   if (response.ok()) co_return *std::move(response);
+  if (request.method == "OPTIONS" && !allow.empty()) {
+    http::Response options;
+    options.status = 204;
+    options.headers.emplace_back("allow", allow);
+    co_return options;
+  }
   http::Response problem = http::ProblemResponse(response.status(), request);
   if (!allow.empty()) problem.headers.emplace_back("allow", allow);
   co_return problem;
@@ -191,6 +220,7 @@ asio::awaitable<absl::StatusOr<http::Response>> SuiteApi::Unary(http::Request& r
                                                                 const rpc::Transcoder::Match& match,
                                                                 Upstream& upstream) {
   const rpc::Route& route = *match.route;
+  if (!AcceptsJson(request)) co_return MakeProblem("not-acceptable", "application/json can be made");
   if (route.body_limit > 0) request.body->set_limit(route.body_limit);
   CO_ASSIGN_OR_RETURN(std::string text, co_await http::ReadAll(*request.body));
   std::optional<JsonDocument> document;
@@ -201,7 +231,7 @@ asio::awaitable<absl::StatusOr<http::Response>> SuiteApi::Unary(http::Request& r
   CO_ASSIGN_OR_RETURN(const std::unique_ptr<Message> message,
                       transcoder_.Request(match, request.query, document ? &document->root() : nullptr));
   std::string bytes = message->SerializeAsString();
-  CO_ASSIGN_OR_RETURN(const std::string answer, co_await upstream.Call(route.rpc_path, std::move(bytes), call));
+  CO_ASSIGN_OR_RETURN(const std::string answer, co_await upstream.Call(route.rpc_path, std::move(bytes), call, request.on_disconnect));
   CO_ASSIGN_OR_RETURN(std::string json, transcoder_.Response(route, answer));
   co_return Answer(request, route, std::move(json));
 }

@@ -88,6 +88,7 @@ class Reader : public UpstreamReader {
       stream_->Release();
     }
   }
+  void Cancel() override { stream_->context.TryCancel(); }
   asio::awaitable<absl::StatusOr<std::optional<std::string>>> Next() override {
     if (ended_) co_return std::optional<std::string>();
     stream_->in.Clear();
@@ -168,11 +169,13 @@ Upstream::Upstream(std::string service, std::shared_ptr<grpc::Channel> channel, 
 Upstream::~Upstream() = default;
 
 asio::awaitable<absl::StatusOr<std::string>> Upstream::Call(std::string method, std::string request,
-                                                            const CallContext& context) {
+                                                            const CallContext& context,
+                                                            std::function<void(std::function<void()>)> on_cancel) {
   auto call = std::make_shared<Unary>();
   rpc::PrepareCall(call->context, context, impl_->signer, service_);
   call->request = ToBuffer(request);
   const CancelOnDestroy guard{call};
+  if (on_cancel) on_cancel([call] { call->context.TryCancel(); });
   impl_->stub.UnaryCall(&call->context, method, grpc::StubOptions(), &call->request, &call->response,
                         [call](grpc::Status status) { call->done.Put(std::move(status)); });
   const grpc::Status status = co_await call->done.Take();

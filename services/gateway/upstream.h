@@ -8,6 +8,7 @@
 #pragma once
 
 #include <boost/asio/awaitable.hpp>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -29,6 +30,8 @@ class UpstreamReader {
   virtual ~UpstreamReader() = default;
   // A serialized message; nullopt at the end of a stream that ended well.
   virtual boost::asio::awaitable<absl::StatusOr<std::optional<std::string>>> Next() = 0;
+  // Ends the call: Next returns soon, with Cancelled.
+  virtual void Cancel() = 0;
 };
 
 // The messages of a client stream.
@@ -48,9 +51,11 @@ class Upstream {
   Upstream(std::string service, std::shared_ptr<grpc::Channel> channel, rpc::Signer& signer);
   ~Upstream();
 
-  // `method`: "/mainstay.jobs.v1.JobsService/GetJob".
-  boost::asio::awaitable<absl::StatusOr<std::string>> Call(std::string method, std::string request,
-                                                           const CallContext& context);
+  // `method`: "/mainstay.jobs.v1.JobsService/GetJob". `on_cancel`, if any, is given a function that ends the call (see
+  // http::Request::on_disconnect).
+  boost::asio::awaitable<absl::StatusOr<std::string>> Call(
+      std::string method, std::string request, const CallContext& context,
+      std::function<void(std::function<void()>)> on_cancel = nullptr);
   std::unique_ptr<UpstreamReader> Read(std::string method, std::string request, const CallContext& context);
   std::unique_ptr<UpstreamWriter> Write(std::string method, const CallContext& context);
 
