@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Finds the connection a call goes out with: the tenant's own, else the installation's, else the provider's declared secret.
+// Finds the connection a call goes out with: the tenant's own, else the installation's, else the provider's declared
+// secret.
 //
-// Rows are remembered for ten seconds, so that a call costs no statement; the table is bounded. PostgreSQL away: what is remembered is used up to a minute longer,
-// after that calls fail as unavailable. Thread-safe.
+// Rows are remembered for ten seconds, so that a call costs no statement; the table is bounded. PostgreSQL away: what
+// is remembered is used up to a minute longer, after that calls fail as unavailable. Thread-safe.
 #pragma once
 
 #include <memory>
@@ -24,8 +25,10 @@ class ConnectionDirectory {
  public:
   ConnectionDirectory(postgres::Pool& pool, Clock& clock);
   ~ConnectionDirectory();
-  // `connection` "" is the default one. NotFound for a name that does not exist; FailedPrecondition when it needs its owner.
-  absl::StatusOr<Credentials> Find(std::string_view tenant, const catalog::Provider& provider, std::string_view connection);
+  // `connection` "" is the default one. NotFound for a name that does not exist; FailedPrecondition when it needs its
+  // owner.
+  absl::StatusOr<Credentials> Find(std::string_view tenant, const catalog::Provider& provider,
+                                   std::string_view connection);
 
  private:
   struct Impl;

@@ -51,15 +51,19 @@ absl::StatusCode CodeOf(ErrorClass error) {
   }
 }
 
-absl::Status Failure(const CallFailure& failure, std::string_view message, std::optional<absl::StatusCode> code = std::nullopt) {
+absl::Status Failure(const CallFailure& failure, std::string_view message,
+                     std::optional<absl::StatusCode> code = std::nullopt) {
   absl::Status status(code.value_or(CodeOf(failure.error)), ToAbsl(message));
-  status.SetPayload(kFailurePayload,
-                    absl::Cord(StrCat(ClassName(failure.error), " ", failure.http_status, " ",
-                                      failure.retry_after ? absl::ToInt64Milliseconds(*failure.retry_after) : int64_t{-1}, " ", failure.attempts)));
+  status.SetPayload(
+      kFailurePayload,
+      absl::Cord(StrCat(ClassName(failure.error), " ", failure.http_status, " ",
+                        failure.retry_after ? absl::ToInt64Milliseconds(*failure.retry_after) : int64_t{-1}, " ",
+                        failure.attempts)));
   return status;
 }
 
-// A short machine-readable code out of an error body, for messages: nothing else of a provider's text leaves this process.
+// A short machine-readable code out of an error body, for messages: nothing else of a provider's text leaves this
+// process.
 std::string ErrorCode(std::string_view body) {
   if (body.empty() || body.size() > (64 << 10)) return {};
   absl::StatusOr<JsonDocument> document = JsonDocument::Parse(std::string(body));
@@ -72,7 +76,8 @@ std::string ErrorCode(std::string_view body) {
       const JsonValue* value = holder->Find(key);
       if (value == nullptr || !value->is_string() || value->text().empty() || value->text().size() > 64) continue;
       bool plain = std::all_of(value->text().begin(), value->text().end(), [](char c) {
-        return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '-' || c == '.';
+        return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '-' ||
+               c == '.';
       });
       if (plain) return std::string(value->text());
     }
@@ -99,7 +104,9 @@ ErrorClass Mapped(const std::map<std::string, std::string>& error_map, int statu
         value = value->Find(path.substr(0, dot));
         path = dot == std::string_view::npos ? std::string_view() : path.substr(dot + 1);
       }
-      if (value == nullptr || !(value->is_string() || value->is_number()) || value->text() != condition.substr(equals + 1)) continue;
+      if (value == nullptr || !(value->is_string() || value->is_number()) ||
+          value->text() != condition.substr(equals + 1))
+        continue;
     }
     if (auto error = ParseClass(name)) return *error;
   }
@@ -107,7 +114,8 @@ ErrorClass Mapped(const std::map<std::string, std::string>& error_map, int statu
 }
 
 bool HeaderSafe(std::string_view text) {
-  return std::all_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) >= 0x20 && c != 0x7f; });
+  return std::all_of(text.begin(), text.end(),
+                     [](char c) { return static_cast<unsigned char>(c) >= 0x20 && c != 0x7f; });
 }
 
 }  // namespace
@@ -119,7 +127,8 @@ std::optional<CallFailure> GetFailure(const absl::Status& status) {
   CallFailure failure;
   char name[32] = {};
   long long millis = -1;
-  if (sscanf(text.c_str(), "%31s %d %lld %d", name, &failure.http_status, &millis, &failure.attempts) != 4) return std::nullopt;
+  if (sscanf(text.c_str(), "%31s %d %lld %d", name, &failure.http_status, &millis, &failure.attempts) != 4)
+    return std::nullopt;
   failure.error = ParseClass(name).value_or(ErrorClass::kPermanent);
   if (millis >= 0) failure.retry_after = absl::Milliseconds(millis);
   return failure;
@@ -135,7 +144,8 @@ struct Egress::Impl {
     RetryBudget budget;
   };
 
-  Impl(EgressOptions o, EgressDependencies d) : options(std::move(o)), deps(std::move(d)), fetches(options.fetch_concurrency, options.fetch_concurrency) {}
+  Impl(EgressOptions o, EgressDependencies d)
+      : options(std::move(o)), deps(std::move(d)), fetches(options.fetch_concurrency, options.fetch_concurrency) {}
 
   std::shared_ptr<Host> HostOf(const catalog::Provider& provider, const std::string& origin) {
     // The number of places is part of the key: another catalog with another number gets a new bulkhead.
@@ -145,7 +155,8 @@ struct Egress::Impl {
     if (found != hosts.end()) return found->second;
     if (hosts.size() >= kMaxHosts) hosts.erase(hosts.begin());
     int places = std::max(1, provider.concurrency);
-    auto host = std::make_shared<Host>(options.breaker, deps.clock, deps.random, places, places * options.queue_per_place);
+    auto host =
+        std::make_shared<Host>(options.breaker, deps.clock, deps.random, places, places * options.queue_per_place);
     hosts.emplace(std::move(key), host);
     return host;
   }
@@ -178,11 +189,15 @@ struct Egress::Impl {
   absl::Status Authorize(const Plan& plan, HttpAttempt& attempt) {
     const catalog::Provider& provider = plan.provider;
     if (provider.auth.empty() || provider.auth == "none" || !plan.with_credentials) return absl::OkStatus();
-    absl::StatusOr<std::vector<std::string>> values = deps.secrets(plan.credentials.tenant, plan.credentials.secret_name);
+    absl::StatusOr<std::vector<std::string>> values =
+        deps.secrets(plan.credentials.tenant, plan.credentials.secret_name);
     if (!values.ok()) return values.status();
-    if (values->empty()) return absl::NotFoundError(StrCat("secret ", plan.credentials.secret_name, " has no live value"));
+    if (values->empty())
+      return absl::NotFoundError(StrCat("secret ", plan.credentials.secret_name, " has no live value"));
     const std::string& secret = values->front();
-    if (!HeaderSafe(secret)) return absl::FailedPreconditionError(StrCat("secret ", plan.credentials.secret_name, " cannot stand in a header"));
+    if (!HeaderSafe(secret))
+      return absl::FailedPreconditionError(
+          StrCat("secret ", plan.credentials.secret_name, " cannot stand in a header"));
     if (provider.auth == "bearer") {
       attempt.headers.emplace_back("Authorization", StrCat("Bearer ", secret));
     } else if (provider.auth == "basic") {
@@ -191,9 +206,11 @@ struct Egress::Impl {
       attempt.headers.emplace_back(provider.auth_name.empty() ? "X-Api-Key" : provider.auth_name, secret);
     } else if (provider.auth == "query") {
       bool first = attempt.target.path.find('?') == std::string::npos;
-      StrAppend(&attempt.target.path, first ? "?" : "&", PercentEncode(provider.auth_name.empty() ? "api_key" : provider.auth_name), "=", PercentEncode(secret));
+      StrAppend(&attempt.target.path, first ? "?" : "&",
+                PercentEncode(provider.auth_name.empty() ? "api_key" : provider.auth_name), "=", PercentEncode(secret));
     } else {
-      return absl::FailedPreconditionError(StrCat("provider ", provider.name, ": auth \"", provider.auth, "\" is unknown"));
+      return absl::FailedPreconditionError(
+          StrCat("provider ", provider.name, ": auth \"", provider.auth, "\" is unknown"));
     }
     return absl::OkStatus();
   }
@@ -208,7 +225,8 @@ struct Egress::Impl {
     const int max_attempts = std::max(1, provider.max_attempts);
     std::vector<Limit> limits;
     if (provider.rate.limit > 0)
-      limits.push_back({StrCat(provider.name, "/", plan.credentials.tenant), provider.rate.limit, provider.rate.period, provider.rate.burst});
+      limits.push_back({StrCat(provider.name, "/", plan.credentials.tenant), provider.rate.limit, provider.rate.period,
+                        provider.rate.burst});
 
     CallFailure failure;
     std::string message;
@@ -233,7 +251,8 @@ struct Egress::Impl {
         deadline_passed("before an attempt");
         break;
       }
-      absl::StatusOr<std::vector<Address>> addresses = Addresses(plan.target, std::min(Left(context), provider.connect_timeout));
+      absl::StatusOr<std::vector<Address>> addresses =
+          Addresses(plan.target, std::min(Left(context), provider.connect_timeout));
       AttemptFacts facts;
       bool ran = false;
       HttpOutcome outcome;
@@ -308,7 +327,9 @@ struct Egress::Impl {
           bool away = absl::IsUnavailable(authorized) || absl::IsDeadlineExceeded(authorized);
           failure.error = away ? ErrorClass::kTransient : ErrorClass::kAuth;
           message = "the credentials cannot be read";
-          log::Warn("egress credentials", {{"provider", provider.name}, {"connection", plan.credentials.secret_name}, {"reason", ToStd(authorized.message())}});
+          log::Warn("egress credentials", {{"provider", provider.name},
+                                           {"connection", plan.credentials.secret_name},
+                                           {"reason", ToStd(authorized.message())}});
           break;
         }
         const absl::Duration before = deps.clock.Monotonic();
@@ -328,7 +349,9 @@ struct Egress::Impl {
           facts.retry_after = hint.has_value();
           facts.mapped = Mapped(provider.error_map, outcome.status, outcome.body);
         }
-        const bool bad = outcome.sent != Sent::kComplete ? !outcome.definite : outcome.status >= 500 || facts.mapped == ErrorClass::kTransient;
+        const bool bad = outcome.sent != Sent::kComplete
+                             ? !outcome.definite
+                             : outcome.status >= 500 || facts.mapped == ErrorClass::kTransient;
         host->breaker.Record(bad ? CircuitBreaker::Result::kFailure : CircuitBreaker::Result::kSuccess, took);
       }
       if (!ran) ++attempt;
@@ -350,17 +373,22 @@ struct Egress::Impl {
       failure.http_status = outcome.sent == Sent::kComplete ? outcome.status : 0;
       failure.retry_after = hint;
       code.reset();
-      if (outcome.error == "timeout" && verdict.error == ErrorClass::kTransient) code = absl::StatusCode::kDeadlineExceeded;
-      std::string detail = outcome.sent == Sent::kComplete && !outcome.definite ? StrCat("answered ", outcome.status) : outcome.error;
+      if (outcome.error == "timeout" && verdict.error == ErrorClass::kTransient)
+        code = absl::StatusCode::kDeadlineExceeded;
+      std::string detail =
+          outcome.sent == Sent::kComplete && !outcome.definite ? StrCat("answered ", outcome.status) : outcome.error;
       if (outcome.sent == Sent::kComplete)
-        if (std::string error_code = ErrorCode(outcome.body); !error_code.empty()) StrAppend(&detail, " (", error_code, ")");
+        if (std::string error_code = ErrorCode(outcome.body); !error_code.empty())
+          StrAppend(&detail, " (", error_code, ")");
       message = detail;
       last = std::move(outcome);
-      if (verdict.error == ErrorClass::kThrottled && !limits.empty()) deps.limiter.Pause(limits[0], hint.value_or(options.backoff_throttled));
+      if (verdict.error == ErrorClass::kThrottled && !limits.empty())
+        deps.limiter.Pause(limits[0], hint.value_or(options.backoff_throttled));
       if (!verdict.retry || attempt >= max_attempts) break;
       const bool throttled = verdict.error == ErrorClass::kThrottled;
       absl::Duration wait = hint ? HintWait(*hint, options.hint_max, deps.random())
-                                 : FullJitter(throttled ? options.backoff_throttled : options.backoff_transient, options.backoff_cap, attempt - 1, deps.random());
+                                 : FullJitter(throttled ? options.backoff_throttled : options.backoff_transient,
+                                              options.backoff_cap, attempt - 1, deps.random());
       if (hint && *hint > options.hint_max) break;
       if (wait + kMinAttempt >= Left(context)) {
         if (!failure.retry_after) failure.retry_after = wait;
@@ -382,9 +410,11 @@ struct Egress::Impl {
     metrics::Counter("mainstay_egress_calls_total", "Logical calls to providers by outcome",
                      {{"provider", provider.name}, {"operation", operation.name}, {"class", std::string(class_name)}})
         .Increment();
-    metrics::Counter("mainstay_egress_attempts_total", "Attempts sent to providers", {{"provider", provider.name}, {"operation", operation.name}}).Increment(attempt);
-    metrics::Histogram("mainstay_egress_call_seconds", "Duration of logical calls, retries included", metrics::LatencyBuckets(),
-                       {{"provider", provider.name}, {"operation", operation.name}})
+    metrics::Counter("mainstay_egress_attempts_total", "Attempts sent to providers",
+                     {{"provider", provider.name}, {"operation", operation.name}})
+        .Increment(attempt);
+    metrics::Histogram("mainstay_egress_call_seconds", "Duration of logical calls, retries included",
+                       metrics::LatencyBuckets(), {{"provider", provider.name}, {"operation", operation.name}})
         .Observe(absl::ToDoubleSeconds(elapsed));
     // The allow-list. The route is the declared template, so no identifier of a customer stands in it.
     log::Write(succeeded ? log::Level::kInfo : log::Level::kWarn, "egress",
@@ -415,11 +445,15 @@ struct Egress::Impl {
                 {"peer_addr", last.peer},
                 {"reused", last.reused},
                 {"http_version", last.http_version},
-                {"idempotency_key_hash", plan.idempotency_key.empty() ? std::string() : HexEncode(Sha256(plan.idempotency_key)).substr(0, 12)},
+                {"idempotency_key_hash",
+                 plan.idempotency_key.empty() ? std::string() : HexEncode(Sha256(plan.idempotency_key)).substr(0, 12)},
                 {"retry_budget_left", host->budget.left()},
                 {"page", plan.page}});
     if (!succeeded)
-      return Failure(failure, StrCat("provider ", provider.name, ", operation ", operation.name, ": ", message, attempt > 1 ? StrCat(" after ", attempt, " attempts") : ""), code);
+      return Failure(failure,
+                     StrCat("provider ", provider.name, ", operation ", operation.name, ": ", message,
+                            attempt > 1 ? StrCat(" after ", attempt, " attempts") : ""),
+                     code);
     return Done{std::move(last), attempt};
   }
 
@@ -437,7 +471,8 @@ struct Egress::Impl {
     p.model = deps.model();
     if (p.model == nullptr) return MakeProblem("service-unavailable", "No catalog is published yet");
     auto provider = p.model->providers.find(spec.provider);
-    if (provider == p.model->providers.end()) return MakeProblem("not-found", StrCat("There is no provider \"", spec.provider, "\""));
+    if (provider == p.model->providers.end())
+      return MakeProblem("not-found", StrCat("There is no provider \"", spec.provider, "\""));
     p.provider = &provider->second;
     auto operation = p.provider->operations.find(spec.operation);
     if (operation == p.provider->operations.end())
@@ -457,7 +492,9 @@ struct Egress::Impl {
     while (!base.empty() && base.back() == '/') base.remove_suffix(1);
     absl::StatusOr<Target> target = CheckUrl(options.guard, StrCat(base, p.request.path));
     if (!target.ok()) {
-      log::Warn("egress refused", {{"provider", p.provider->name}, {"operation", p.operation->name}, {"guard_reason", GuardReason(target.status())}});
+      log::Warn("egress refused", {{"provider", p.provider->name},
+                                   {"operation", p.operation->name},
+                                   {"guard_reason", GuardReason(target.status())}});
       return Failure({ErrorClass::kPermanent}, StrCat("provider ", spec.provider, ": url_not_allowed"));
     }
     p.base = *std::move(target);
@@ -482,7 +519,8 @@ struct Egress::Impl {
   std::map<std::string, std::shared_ptr<Host>> hosts ABSL_GUARDED_BY(mu);
 };
 
-Egress::Egress(EgressOptions options, EgressDependencies dependencies) : impl_(std::make_unique<Impl>(std::move(options), std::move(dependencies))) {}
+Egress::Egress(EgressOptions options, EgressDependencies dependencies)
+    : impl_(std::make_unique<Impl>(std::move(options), std::move(dependencies))) {}
 Egress::~Egress() = default;
 
 absl::StatusOr<CallResult> Egress::Call(const CallContext& context, const CallSpec& spec) {
@@ -497,17 +535,20 @@ absl::StatusOr<CallResult> Egress::Call(const CallContext& context, const CallSp
   absl::StatusOr<std::string> body = Impl::AsJson(done.outcome);
   if (!body.ok()) {
     // The provider did what was asked, but its answer is of no use to anyone.
-    return Failure({ErrorClass::kPermanent, done.outcome.status, std::nullopt, done.attempts}, StrCat("provider ", spec.provider, ": the response is neither JSON nor text"));
+    return Failure({ErrorClass::kPermanent, done.outcome.status, std::nullopt, done.attempts},
+                   StrCat("provider ", spec.provider, ": the response is neither JSON nor text"));
   }
   result.body = *std::move(body);
   result.elapsed = impl_->deps.clock.Monotonic() - started;
   return result;
 }
 
-absl::Status Egress::CallPages(const CallContext& context, const CallSpec& spec, absl::FunctionRef<absl::Status(const CallResult&)> page) {
+absl::Status Egress::CallPages(const CallContext& context, const CallSpec& spec,
+                               absl::FunctionRef<absl::Status(const CallResult&)> page) {
   ASSIGN_OR_RETURN(Impl::Prepared p, impl_->Prepare(context, spec));
   const catalog::Pagination& pagination = p.operation->pagination;
-  if (pagination.style.empty()) return MakeProblem("invalid-parameter", StrCat("Operation ", spec.operation, " has no pages"));
+  if (pagination.style.empty())
+    return MakeProblem("invalid-parameter", StrCat("Operation ", spec.operation, " has no pages"));
   Impl::Plan plan{*p.provider, *p.operation, p.base, spec.body, spec.idempotency_key, p.credentials};
   Request request = p.request;
   if (!pagination.size_param.empty()) request.Set(pagination.size_param, StrCat(pagination.page_size));
@@ -525,7 +566,8 @@ absl::Status Egress::CallPages(const CallContext& context, const CallSpec& spec,
     if (document.ok()) read = ReadPage(pagination, document->root(), done.outcome.Header("link"), sent);
     if (!read.ok()) {
       return Failure({ErrorClass::kPermanent, done.outcome.status, std::nullopt, done.attempts},
-                     StrCat("provider ", spec.provider, ", operation ", spec.operation, ", page ", plan.page, ": ", read.status().message()));
+                     StrCat("provider ", spec.provider, ", operation ", spec.operation, ", page ", plan.page, ": ",
+                            read.status().message()));
     }
     CallResult result;
     result.status = done.outcome.status;
@@ -534,7 +576,8 @@ absl::Status Egress::CallPages(const CallContext& context, const CallSpec& spec,
     result.elapsed = impl_->deps.clock.Monotonic() - started;
     RETURN_IF_ERROR(page(result));
     auto failed = [&](std::string_view why) {
-      return Failure({ErrorClass::kPermanent, done.outcome.status, std::nullopt, done.attempts}, StrCat("provider ", spec.provider, ", operation ", spec.operation, ": ", why));
+      return Failure({ErrorClass::kPermanent, done.outcome.status, std::nullopt, done.attempts},
+                     StrCat("provider ", spec.provider, ", operation ", spec.operation, ": ", why));
     };
     if (read->next_url) {
       // Untrusted: same origin or nothing, so credentials never go elsewhere.
@@ -557,7 +600,8 @@ absl::StatusOr<FetchResult> Egress::Fetch(const CallContext& context, std::strin
   const absl::Time until = std::min(context.deadline - kMargin, impl_->deps.clock.Now() + impl_->options.fetch_timeout);
   auto left = [&] { return until - impl_->deps.clock.Now(); };
   absl::StatusOr<Target> target = CheckUrl(impl_->options.guard, url);
-  if (!impl_->fetches.Enter(left())) return Failure({ErrorClass::kTransient, 0, absl::Seconds(1)}, "too many fetches at once");
+  if (!impl_->fetches.Enter(left()))
+    return Failure({ErrorClass::kTransient, 0, absl::Seconds(1)}, "too many fetches at once");
   struct Leave {
     Bulkhead& bulkhead;
     ~Leave() { bulkhead.Leave(); }
@@ -567,30 +611,43 @@ absl::StatusOr<FetchResult> Egress::Fetch(const CallContext& context, std::strin
       log::Warn("fetch refused", {{"request_id", context.request_id}, {"guard_reason", GuardReason(target.status())}});
       return Failure({ErrorClass::kPermanent}, "url_not_allowed");
     }
-    if (left() < kMinAttempt) return Failure({ErrorClass::kTransient}, "the deadline passed", absl::StatusCode::kDeadlineExceeded);
+    if (left() < kMinAttempt)
+      return Failure({ErrorClass::kTransient}, "the deadline passed", absl::StatusCode::kDeadlineExceeded);
     absl::StatusOr<std::vector<Address>> addresses = impl_->Addresses(*target, left());
     if (!addresses.ok()) {
-      if (GuardReason(addresses.status()).empty()) return Failure({ErrorClass::kTransient}, "the name cannot be resolved");
-      log::Warn("fetch refused", {{"request_id", context.request_id}, {"guard_reason", GuardReason(addresses.status())}});
+      if (GuardReason(addresses.status()).empty())
+        return Failure({ErrorClass::kTransient}, "the name cannot be resolved");
+      log::Warn("fetch refused",
+                {{"request_id", context.request_id}, {"guard_reason", GuardReason(addresses.status())}});
       return Failure({ErrorClass::kPermanent}, "url_not_allowed");
     }
     HttpAttempt attempt;
     attempt.method = "GET";
     attempt.target = *target;
     attempt.addresses = *std::move(addresses);
-    attempt.headers = {{"User-Agent", "Mainstay"}, {"Accept", "*/*"}, {"traceparent", trace::Child(context.traceparent).Traceparent()}};
+    attempt.headers = {{"User-Agent", "Mainstay"},
+                       {"Accept", "*/*"},
+                       {"traceparent", trace::Child(context.traceparent).Traceparent()}};
     attempt.timeout = left();
     attempt.connect_timeout = std::min(absl::Seconds(5), left());
     attempt.limits = impl_->options.limits;
-    attempt.limits.body_bytes = max_bytes > 0 ? std::min(max_bytes, attempt.limits.body_bytes) : std::min<int64_t>(1 << 20, attempt.limits.body_bytes);
+    attempt.limits.body_bytes = max_bytes > 0 ? std::min(max_bytes, attempt.limits.body_bytes)
+                                              : std::min<int64_t>(1 << 20, attempt.limits.body_bytes);
     HttpOutcome outcome = impl_->deps.transport.SendAndWait(std::move(attempt));
-    log::Info("fetch", {{"request_id", context.request_id}, {"tenant", context.principal.tenant}, {"host", target->host}, {"status", outcome.status},
-                        {"reason", outcome.error}, {"bytes_in", outcome.wire_bytes}, {"total_ms", absl::ToDoubleMilliseconds(outcome.total)}});
+    log::Info("fetch", {{"request_id", context.request_id},
+                        {"tenant", context.principal.tenant},
+                        {"host", target->host},
+                        {"status", outcome.status},
+                        {"reason", outcome.error},
+                        {"bytes_in", outcome.wire_bytes},
+                        {"total_ms", absl::ToDoubleMilliseconds(outcome.total)}});
     if (outcome.sent != Sent::kComplete)
-      return Failure({outcome.definite ? ErrorClass::kPermanent : ErrorClass::kTransient}, StrCat("the fetch failed: ", outcome.error));
+      return Failure({outcome.definite ? ErrorClass::kPermanent : ErrorClass::kTransient},
+                     StrCat("the fetch failed: ", outcome.error));
     std::vector<std::string> location = outcome.Header("location");
     if (outcome.status >= 300 && outcome.status < 400 && outcome.status != 304 && location.size() == 1) {
-      if (hop >= impl_->options.fetch_redirects) return Failure({ErrorClass::kPermanent, outcome.status}, "too_many_redirects");
+      if (hop >= impl_->options.fetch_redirects)
+        return Failure({ErrorClass::kPermanent, outcome.status}, "too_many_redirects");
       target = CheckReference(impl_->options.guard, *target, location[0]);
       continue;
     }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // One logical call to another company's API, with every policy around it.
 //
-// deadline → provider and connection → URL → guard → resolve → guard of every answer → circuit → bulkhead → rate limit → credentials → attempt (pinned) → limits →
-// classify → perhaps again. A retry starts at resolve. The caller names provider, connection and operation; it never sees a URL, a token or a retry, and must not
-// retry the same call itself. The caller's thread waits; the bytes move on the transport's thread. One log line per call, from an allow-list of fields: no body, no
-// header, no query value. Thread-safe. State per provider and host is kept in memory and bounded.
+// deadline → provider and connection → URL → guard → resolve → guard of every answer → circuit → bulkhead → rate limit
+// → credentials → attempt (pinned) → limits → classify → perhaps again. A retry starts at resolve. The caller names
+// provider, connection and operation; it never sees a URL, a token or a retry, and must not retry the same call itself.
+// The caller's thread waits; the bytes move on the transport's thread. One log line per call, from an allow-list of
+// fields: no body, no header, no query value. Thread-safe. State per provider and host is kept in memory and bounded.
 #pragma once
 
 #include <cstdint>
@@ -45,7 +46,8 @@ struct CallSpec {
 };
 struct CallResult {
   int status = 0;
-  std::string body;  // JSON; "null" when the response had none; a JSON string when it was some other text. For pages: the array of items
+  std::string body;  // JSON; "null" when the response had none; a JSON string when it was some other text. For pages:
+                     // the array of items
   int attempts = 0;
   absl::Duration elapsed;
 };
@@ -63,7 +65,8 @@ struct Credentials {
 struct EgressOptions {
   GuardPolicy guard;
   // Waits between attempts grow from these.
-  absl::Duration backoff_transient = absl::Milliseconds(50), backoff_throttled = absl::Seconds(1), backoff_cap = absl::Seconds(20);
+  absl::Duration backoff_transient = absl::Milliseconds(50), backoff_throttled = absl::Seconds(1),
+                 backoff_cap = absl::Seconds(20);
   // A server's hint beyond this is not waited for; the caller gets it as retry_after.
   absl::Duration hint_max = absl::Seconds(30);
   BreakerOptions breaker;
@@ -81,8 +84,11 @@ struct EgressDependencies {
   Resolver& resolver;
   RateLimiter& limiter;
   std::function<catalog::ModelPtr()> model;
-  // The credentials of a connection ("" is the tenant's default one). NotFound when it was named and does not exist; FailedPrecondition when it cannot be used.
-  std::function<absl::StatusOr<Credentials>(std::string_view tenant, const catalog::Provider& provider, std::string_view connection)> connections;
+  // The credentials of a connection ("" is the tenant's default one). NotFound when it was named and does not exist;
+  // FailedPrecondition when it cannot be used.
+  std::function<absl::StatusOr<Credentials>(std::string_view tenant, const catalog::Provider& provider,
+                                            std::string_view connection)>
+      connections;
   // Live values, newest first.
   std::function<absl::StatusOr<std::vector<std::string>>(std::string_view tenant, std::string_view name)> secrets;
   Clock& clock;
@@ -95,8 +101,10 @@ class Egress {
   ~Egress();
 
   absl::StatusOr<CallResult> Call(const CallContext& context, const CallSpec& spec);
-  // Every page of a paginated operation, in order; each with limits and retries of its own. Stops with the first error, of a page or of `page`.
-  absl::Status CallPages(const CallContext& context, const CallSpec& spec, absl::FunctionRef<absl::Status(const CallResult&)> page);
+  // Every page of a paginated operation, in order; each with limits and retries of its own. Stops with the first error,
+  // of a page or of `page`.
+  absl::Status CallPages(const CallContext& context, const CallSpec& spec,
+                         absl::FunctionRef<absl::Status(const CallResult&)> page);
   // A guarded GET of any https address, without credentials.
   absl::StatusOr<FetchResult> Fetch(const CallContext& context, std::string_view url, int64_t max_bytes);
   // Of the provider's base address.

@@ -30,12 +30,15 @@ bool AllDigits(std::string_view text) {
   return !text.empty() && std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
 }
 
-bool IsHex(char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F'); }
+bool IsHex(char c) {
+  return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F');
+}
 
 // A label that lenient readers take for a number.
 bool NumericLabel(std::string_view label) {
   if (AllDigits(label)) return true;
-  return label.size() >= 2 && label[0] == '0' && (label[1] == 'x' || label[1] == 'X') && std::all_of(label.begin() + 2, label.end(), IsHex);
+  return label.size() >= 2 && label[0] == '0' && (label[1] == 'x' || label[1] == 'X') &&
+         std::all_of(label.begin() + 2, label.end(), IsHex);
 }
 
 std::string Lower(std::string_view text) {
@@ -45,7 +48,9 @@ std::string Lower(std::string_view text) {
   return out;
 }
 
-bool EndsWith(std::string_view text, std::string_view end) { return text.size() >= end.size() && text.substr(text.size() - end.size()) == end; }
+bool EndsWith(std::string_view text, std::string_view end) {
+  return text.size() >= end.size() && text.substr(text.size() - end.size()) == end;
+}
 
 // UTS 46, strict, to ASCII; nullopt for what IDNA refuses.
 std::optional<std::string> ToAscii(std::string_view host) {
@@ -54,14 +59,17 @@ std::optional<std::string> ToAscii(std::string_view host) {
   };
   static const std::unique_ptr<UIDNA, Closer> idna = [] {
     UErrorCode error = U_ZERO_ERROR;
-    return std::unique_ptr<UIDNA, Closer>(uidna_openUTS46(
-        UIDNA_USE_STD3_RULES | UIDNA_CHECK_BIDI | UIDNA_CHECK_CONTEXTJ | UIDNA_NONTRANSITIONAL_TO_ASCII | UIDNA_NONTRANSITIONAL_TO_UNICODE, &error));
+    return std::unique_ptr<UIDNA, Closer>(uidna_openUTS46(UIDNA_USE_STD3_RULES | UIDNA_CHECK_BIDI |
+                                                              UIDNA_CHECK_CONTEXTJ | UIDNA_NONTRANSITIONAL_TO_ASCII |
+                                                              UIDNA_NONTRANSITIONAL_TO_UNICODE,
+                                                          &error));
   }();
   if (idna == nullptr) return std::nullopt;
   char buffer[512];
   UIDNAInfo info = UIDNA_INFO_INITIALIZER;
   UErrorCode error = U_ZERO_ERROR;
-  int32_t length = uidna_nameToASCII_UTF8(idna.get(), host.data(), int32_t(host.size()), buffer, sizeof buffer, &info, &error);
+  int32_t length =
+      uidna_nameToASCII_UTF8(idna.get(), host.data(), int32_t(host.size()), buffer, sizeof buffer, &info, &error);
   if (U_FAILURE(error) || info.errors != 0 || length <= 0 || length >= int32_t(sizeof buffer)) return std::nullopt;
   return std::string(buffer, size_t(length));
 }
@@ -86,19 +94,25 @@ struct Class {
 
 // The first match counts. Metadata stands in front of the networks that contain it.
 constexpr Class kIpv4Classes[] = {
-    {"169.254.169.254/32", "metadata"}, {"169.254.170.2/32", "metadata"}, {"169.254.170.23/32", "metadata"}, {"100.100.100.200/32", "metadata"},
-    {"192.0.0.192/32", "metadata"},     {"168.63.129.16/32", "metadata"}, {"0.0.0.0/8", "unspecified"},      {"10.0.0.0/8", "private"},
-    {"100.64.0.0/10", "cgnat"},         {"127.0.0.0/8", "loopback"},      {"169.254.0.0/16", "link_local"},  {"172.16.0.0/12", "private"},
-    {"192.0.0.0/24", "reserved"},       {"192.0.2.0/24", "documentation"}, {"192.88.99.0/24", "reserved"},   {"192.168.0.0/16", "private"},
-    {"198.18.0.0/15", "benchmark"},     {"198.51.100.0/24", "documentation"}, {"203.0.113.0/24", "documentation"}, {"224.0.0.0/4", "multicast"},
-    {"255.255.255.255/32", "broadcast"}, {"240.0.0.0/4", "reserved"},
+    {"169.254.169.254/32", "metadata"},  {"169.254.170.2/32", "metadata"},  {"169.254.170.23/32", "metadata"},
+    {"100.100.100.200/32", "metadata"},  {"192.0.0.192/32", "metadata"},    {"168.63.129.16/32", "metadata"},
+    {"0.0.0.0/8", "unspecified"},        {"10.0.0.0/8", "private"},         {"100.64.0.0/10", "cgnat"},
+    {"127.0.0.0/8", "loopback"},         {"169.254.0.0/16", "link_local"},  {"172.16.0.0/12", "private"},
+    {"192.0.0.0/24", "reserved"},        {"192.0.2.0/24", "documentation"}, {"192.88.99.0/24", "reserved"},
+    {"192.168.0.0/16", "private"},       {"198.18.0.0/15", "benchmark"},    {"198.51.100.0/24", "documentation"},
+    {"203.0.113.0/24", "documentation"}, {"224.0.0.0/4", "multicast"},      {"255.255.255.255/32", "broadcast"},
+    {"240.0.0.0/4", "reserved"},
 };
 constexpr Class kIpv6Classes[] = {
-    {"fd00:ec2::254/128", "metadata"}, {"fd20:ce::254/128", "metadata"}, {"::/128", "unspecified"},        {"::1/128", "loopback"},
-    {"::ffff:0:0/96", "embedded_ipv4"}, {"::ffff:0:0:0/96", "embedded_ipv4"}, {"::/96", "embedded_ipv4"},  {"64:ff9b::/96", "nat64"},
-    {"64:ff9b:1::/48", "nat64"},       {"fe80::/10", "link_local"},      {"fec0::/10", "site_local"},      {"fc00::/7", "ula"},
-    {"ff00::/8", "multicast"},         {"2002::/16", "tunnel_prefix"},   {"2001::/32", "tunnel_prefix"},   {"2001:db8::/32", "documentation"},
-    {"3fff::/20", "documentation"},    {"2001::/23", "reserved"},
+    {"fd00:ec2::254/128", "metadata"},  {"fd20:ce::254/128", "metadata"},
+    {"::/128", "unspecified"},          {"::1/128", "loopback"},
+    {"::ffff:0:0/96", "embedded_ipv4"}, {"::ffff:0:0:0/96", "embedded_ipv4"},
+    {"::/96", "embedded_ipv4"},         {"64:ff9b::/96", "nat64"},
+    {"64:ff9b:1::/48", "nat64"},        {"fe80::/10", "link_local"},
+    {"fec0::/10", "site_local"},        {"fc00::/7", "ula"},
+    {"ff00::/8", "multicast"},          {"2002::/16", "tunnel_prefix"},
+    {"2001::/32", "tunnel_prefix"},     {"2001:db8::/32", "documentation"},
+    {"3fff::/20", "documentation"},     {"2001::/23", "reserved"},
 };
 
 const std::vector<std::pair<Cidr, std::string_view>>& Classes() {
@@ -188,7 +202,8 @@ absl::StatusOr<Cidr> Cidr::Parse(std::string_view text) {
   size_t slash = text.find('/');
   auto base = Address::Parse(text.substr(0, slash));
   int bits = -1;
-  if (!base || (slash != std::string_view::npos && (!AllDigits(text.substr(slash + 1)) || !absl::SimpleAtoi(ToAbsl(text.substr(slash + 1)), &bits))))
+  if (!base || (slash != std::string_view::npos &&
+                (!AllDigits(text.substr(slash + 1)) || !absl::SimpleAtoi(ToAbsl(text.substr(slash + 1)), &bits))))
     return absl::InvalidArgumentError(StrCat("\"", text, "\" is no network; expected e.g. 10.20.0.0/24 or fd00::/8"));
   int most = base->v6 ? 128 : 32;
   if (slash == std::string_view::npos) bits = most;
@@ -211,7 +226,9 @@ std::string Target::Origin() const {
   return StrCat(scheme, "://", v6 ? "[" : "", host, v6 ? "]" : "", standard ? "" : StrCat(":", port));
 }
 
-std::string Target::Url() const { return StrCat(Origin(), path); }
+std::string Target::Url() const {
+  return StrCat(Origin(), path);
+}
 
 std::string_view CheckAddress(const GuardPolicy& policy, const Address& address) {
   if (std::find(policy.self.begin(), policy.self.end(), address) != policy.self.end()) return "self";
@@ -252,7 +269,8 @@ absl::StatusOr<Target> CheckUrl(const GuardPolicy& policy, std::string_view url)
   Target target;
   target.scheme = Lower(url.substr(0, colon));
   for (char c : target.scheme)
-    if (!((c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '+' || c == '-' || c == '.')) return Refuse("malformed_url");
+    if (!((c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '+' || c == '-' || c == '.'))
+      return Refuse("malformed_url");
   if (target.scheme != "https" && target.scheme != "http") return Refuse("scheme");
   std::string_view rest = url.substr(colon + 1);
   if (rest.substr(0, 2) != "//") return Refuse("malformed_url");
@@ -290,17 +308,20 @@ absl::StatusOr<Target> CheckUrl(const GuardPolicy& policy, std::string_view url)
     }
   }
   target.port = target.scheme == "https" ? 443 : 80;
-  if (has_port && (!AllDigits(port_text) || port_text.size() > 5 || !absl::SimpleAtoi(ToAbsl(port_text), &target.port) || target.port > 65535))
+  if (has_port && (!AllDigits(port_text) || port_text.size() > 5 ||
+                   !absl::SimpleAtoi(ToAbsl(port_text), &target.port) || target.port > 65535))
     return Refuse("malformed_url");
 
   if (!target.literal) {
     if (raw_host.empty()) return Refuse("malformed_url");
     if (raw_host.find('%') != std::string_view::npos) {
       std::optional<std::string> decoded = PercentDecode(raw_host, false);
-      bool numeric = decoded && decoded->find('\0') == std::string::npos && NumericLabel(std::string_view(*decoded).substr(decoded->rfind('.') + 1));
+      bool numeric = decoded && decoded->find('\0') == std::string::npos &&
+                     NumericLabel(std::string_view(*decoded).substr(decoded->rfind('.') + 1));
       return Refuse(numeric ? "noncanonical_ip" : "malformed_url");
     }
-    bool ascii = std::all_of(raw_host.begin(), raw_host.end(), [](char c) { return static_cast<unsigned char>(c) < 0x80; });
+    bool ascii =
+        std::all_of(raw_host.begin(), raw_host.end(), [](char c) { return static_cast<unsigned char>(c) < 0x80; });
     std::string host = Lower(raw_host);
     if (!ascii || host.find("xn--") != std::string::npos) {
       std::optional<std::string> converted = ToAscii(raw_host);
@@ -312,7 +333,8 @@ absl::StatusOr<Target> CheckUrl(const GuardPolicy& policy, std::string_view url)
       target.host = host;
     } else {
       if (EndsWith(host, ".")) host.pop_back();
-      if (NumericLabel(std::string_view(host).substr(host.rfind('.') + 1)) && host.find("..") == std::string::npos) return Refuse("noncanonical_ip");
+      if (NumericLabel(std::string_view(host).substr(host.rfind('.') + 1)) && host.find("..") == std::string::npos)
+        return Refuse("noncanonical_ip");
       if (!ValidName(host)) return Refuse("malformed_url");
       target.host = host;
       if (host.find('.') == std::string::npos || EndsWith(host, ".localhost")) return Refuse("internal_name");
@@ -328,8 +350,11 @@ absl::StatusOr<Target> CheckUrl(const GuardPolicy& policy, std::string_view url)
     for (const Cidr& cidr : policy.allow) laboratory |= cidr.Contains(*target.literal);
     if (!laboratory && !policy.allow_ip_literals) return Refuse("ip_literal_not_allowed");
   }
-  if (!laboratory && std::find(policy.schemes.begin(), policy.schemes.end(), target.scheme) == policy.schemes.end()) return Refuse("scheme");
-  if (target.port == 0 || (!laboratory && std::find(policy.ports.begin(), policy.ports.end(), target.port) == policy.ports.end())) return Refuse("port");
+  if (!laboratory && std::find(policy.schemes.begin(), policy.schemes.end(), target.scheme) == policy.schemes.end())
+    return Refuse("scheme");
+  if (target.port == 0 ||
+      (!laboratory && std::find(policy.ports.begin(), policy.ports.end(), target.port) == policy.ports.end()))
+    return Refuse("port");
   if (!CurlAgrees(target)) return Refuse("malformed_url");
   return target;
 }

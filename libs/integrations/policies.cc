@@ -12,10 +12,14 @@ namespace mainstay::integrations {
 namespace {
 
 constexpr std::pair<ErrorClass, std::string_view> kClasses[] = {
-    {ErrorClass::kNone, "none"},         {ErrorClass::kAuth, "auth"},
-    {ErrorClass::kThrottled, "throttled"}, {ErrorClass::kTransient, "transient"},
-    {ErrorClass::kPermanent, "permanent"}, {ErrorClass::kNotFound, "not_found"},
-    {ErrorClass::kConflict, "conflict"},   {ErrorClass::kValidation, "validation"},
+    {ErrorClass::kNone, "none"},
+    {ErrorClass::kAuth, "auth"},
+    {ErrorClass::kThrottled, "throttled"},
+    {ErrorClass::kTransient, "transient"},
+    {ErrorClass::kPermanent, "permanent"},
+    {ErrorClass::kNotFound, "not_found"},
+    {ErrorClass::kConflict, "conflict"},
+    {ErrorClass::kValidation, "validation"},
     {ErrorClass::kOutcomeUnknown, "outcome_unknown"},
 };
 
@@ -59,7 +63,8 @@ absl::Duration HintWait(absl::Duration hint, absl::Duration hint_max, double uni
   return std::min(hint, hint_max) + std::min(absl::Seconds(1), hint * 0.1) * uniform;
 }
 
-std::optional<absl::Duration> ParseRetryAfter(absl::Span<const std::string> values, std::string_view date, absl::Time now) {
+std::optional<absl::Duration> ParseRetryAfter(absl::Span<const std::string> values, std::string_view date,
+                                              absl::Time now) {
   if (values.empty()) return std::nullopt;
   for (const std::string& value : values)
     if (value != values[0]) return std::nullopt;
@@ -74,7 +79,8 @@ std::optional<absl::Duration> ParseRetryAfter(absl::Span<const std::string> valu
   if (!at) return std::nullopt;
   absl::Time base = now;
   // The server's own clock measures its own date best, unless it is far off (a cached or invented Date).
-  if (std::optional<absl::Time> sent = ParseHttpDate(date); sent && absl::AbsDuration(*sent - now) < absl::Hours(24)) base = *sent;
+  if (std::optional<absl::Time> sent = ParseHttpDate(date); sent && absl::AbsDuration(*sent - now) < absl::Hours(24))
+    base = *sent;
   return std::max(absl::ZeroDuration(), *at - base);
 }
 
@@ -83,7 +89,8 @@ AttemptVerdict Judge(std::string_view method, bool safe_key, const AttemptFacts&
   const bool repeatable = read || method == "PUT" || method == "DELETE" || safe_key;
   if (facts.definite) return {ErrorClass::kPermanent, false};
   if (facts.sent == Sent::kNotSent) return {ErrorClass::kTransient, true};
-  if (facts.sent == Sent::kPartly) return {repeatable ? ErrorClass::kTransient : ErrorClass::kOutcomeUnknown, repeatable};
+  if (facts.sent == Sent::kPartly)
+    return {repeatable ? ErrorClass::kTransient : ErrorClass::kOutcomeUnknown, repeatable};
   if (facts.mapped != ErrorClass::kNone) {
     switch (facts.mapped) {
       case ErrorClass::kThrottled:
@@ -127,7 +134,8 @@ AttemptVerdict Judge(std::string_view method, bool safe_key, const AttemptFacts&
     default:
       break;
   }
-  if (status > 500 && status != 501) return {repeatable ? ErrorClass::kTransient : ErrorClass::kOutcomeUnknown, repeatable};
+  if (status > 500 && status != 501)
+    return {repeatable ? ErrorClass::kTransient : ErrorClass::kOutcomeUnknown, repeatable};
   return {ErrorClass::kPermanent, false};
 }
 
@@ -150,7 +158,8 @@ int RetryBudget::left() const {
 
 void CircuitBreaker::Open(absl::Duration now) {
   state_ = State::kOpen;
-  absl::Duration length = std::min(options_.open_cap, options_.open_base * std::pow(2.0, std::min(opens_in_a_row_, 20)));
+  absl::Duration length =
+      std::min(options_.open_cap, options_.open_base * std::pow(2.0, std::min(opens_in_a_row_, 20)));
   ++opens_in_a_row_;
   open_until_ = now + length * (0.9 + 0.2 * random_());
 }
@@ -161,7 +170,8 @@ void CircuitBreaker::Advance(absl::Duration now) {
     half_open_since_ = now;
     probes_running_ = 0;
     probe_results_ = Bucket();
-  } else if (state_ == State::kHalfOpen && now - half_open_since_ >= options_.probe_timeout && probe_results_.calls == 0) {
+  } else if (state_ == State::kHalfOpen && now - half_open_since_ >= options_.probe_timeout &&
+             probe_results_.calls == 0) {
     Open(now);
   }
 }
@@ -189,7 +199,8 @@ void CircuitBreaker::Record(Result result, absl::Duration took) {
     if (result == Result::kFailure) ++probe_results_.failures;
     if (slow) ++probe_results_.slow;
     if (probe_results_.calls < options_.probes) return;
-    if (probe_results_.failures < options_.failure_rate * probe_results_.calls && probe_results_.slow < options_.slow_rate * probe_results_.calls) {
+    if (probe_results_.failures < options_.failure_rate * probe_results_.calls &&
+        probe_results_.slow < options_.slow_rate * probe_results_.calls) {
       state_ = State::kClosed;
       opens_in_a_row_ = 0;
       buckets_ = {};
@@ -199,7 +210,8 @@ void CircuitBreaker::Record(Result result, absl::Duration took) {
     return;
   }
   if (state_ != State::kClosed || result == Result::kIgnored) return;
-  const int64_t slot = absl::ToInt64Microseconds(now) / std::max<int64_t>(1, absl::ToInt64Microseconds(options_.window) / int64_t(buckets_.size()));
+  const int64_t slot = absl::ToInt64Microseconds(now) /
+                       std::max<int64_t>(1, absl::ToInt64Microseconds(options_.window) / int64_t(buckets_.size()));
   Bucket& bucket = buckets_[size_t(slot) % buckets_.size()];
   if (bucket.slot != slot) {
     bucket = Bucket();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The policies of a call as small parts that know neither HTTP nor each other: backoff, hints, retry budget, circuit breaker, bulkhead, and the table of what may be
-// tried again. Clock and chance come in from outside. Each class is thread-safe; the functions are pure.
+// The policies of a call as small parts that know neither HTTP nor each other: backoff, hints, retry budget, circuit
+// breaker, bulkhead, and the table of what may be tried again. Clock and chance come in from outside. Each class is
+// thread-safe; the functions are pure.
 #pragma once
 
 #include <array>
@@ -25,7 +26,17 @@ using Random = std::function<double()>;
 Random SystemRandom();
 
 // What went wrong, as callers are told (integrations.v1).
-enum class ErrorClass { kNone, kAuth, kThrottled, kTransient, kPermanent, kNotFound, kConflict, kValidation, kOutcomeUnknown };
+enum class ErrorClass {
+  kNone,
+  kAuth,
+  kThrottled,
+  kTransient,
+  kPermanent,
+  kNotFound,
+  kConflict,
+  kValidation,
+  kOutcomeUnknown
+};
 std::string_view ClassName(ErrorClass error);
 std::optional<ErrorClass> ParseClass(std::string_view name);
 
@@ -35,20 +46,26 @@ std::optional<ErrorClass> ParseClass(std::string_view name);
 absl::Duration FullJitter(absl::Duration base, absl::Duration cap, int n, double uniform);
 // After a server's hint: never earlier than asked, up to a second (or a tenth of the hint) later.
 absl::Duration HintWait(absl::Duration hint, absl::Duration hint_max, double uniform);
-// Retry-After: seconds, or a date in any of HTTP's three forms (then relative to the response's own Date when it has a sane one). nullopt for what is to be ignored:
-// negative, fractional, empty, text, more than 10 digits, two different values.
-std::optional<absl::Duration> ParseRetryAfter(absl::Span<const std::string> values, std::string_view date, absl::Time now);
+// Retry-After: seconds, or a date in any of HTTP's three forms (then relative to the response's own Date when it has a
+// sane one). nullopt for what is to be ignored: negative, fractional, empty, text, more than 10 digits, two different
+// values.
+std::optional<absl::Duration> ParseRetryAfter(absl::Span<const std::string> values, std::string_view date,
+                                              absl::Time now);
 
 // ---- what may be tried again ----
 
-enum class Sent { kNotSent, kPartly, kComplete };  // nothing left us; something did, no full response came; a full response came
+enum class Sent {
+  kNotSent,
+  kPartly,
+  kComplete
+};  // nothing left us; something did, no full response came; a full response came
 
 struct AttemptFacts {
   Sent sent = Sent::kComplete;
-  int http_status = 0;         // when kComplete
-  bool retry_after = false;    // the response had a usable hint
+  int http_status = 0;                    // when kComplete
+  bool retry_after = false;               // the response had a usable hint
   ErrorClass mapped = ErrorClass::kNone;  // by the provider's error map, before this table
-  bool definite = false;       // not HTTP's matter and never cured by another try: TLS verification, guard, size limits
+  bool definite = false;  // not HTTP's matter and never cured by another try: TLS verification, guard, size limits
 };
 struct AttemptVerdict {
   ErrorClass error = ErrorClass::kNone;
@@ -88,7 +105,8 @@ class CircuitBreaker {
  public:
   enum class State { kClosed, kOpen, kHalfOpen };
   enum class Result { kSuccess, kFailure, kIgnored };  // kIgnored: our own refusals, cancelled calls, a lost probe
-  CircuitBreaker(BreakerOptions options, Clock& clock, Random random) : options_(options), clock_(clock), random_(std::move(random)) {}
+  CircuitBreaker(BreakerOptions options, Clock& clock, Random random)
+      : options_(options), clock_(clock), random_(std::move(random)) {}
 
   // nullopt: go on, and call Record exactly once. Else how long to stay away.
   std::optional<absl::Duration> Enter();

@@ -13,8 +13,8 @@
 namespace mainstay::integrations {
 namespace {
 
-// KEYS: a state key and a pause key per limit; ARGV: {interval, tolerance} in microseconds per limit. All or none. Numbers are printed with %.0f, for Lua writes
-// large ones as 1.7e+15. The state expires when the limit owes nothing.
+// KEYS: a state key and a pause key per limit; ARGV: {interval, tolerance} in microseconds per limit. All or none.
+// Numbers are printed with %.0f, for Lua writes large ones as 1.7e+15. The state expires when the limit owes nothing.
 constexpr char kTake[] = R"lua(
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
@@ -39,10 +39,18 @@ if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[1]) then redis.call('SET', KEYS[1
 return 'OK'
 )lua";
 
-absl::Duration Interval(const Limit& limit) { return limit.period / std::max<int64_t>(1, limit.limit); }
-int64_t Burst(const Limit& limit) { return limit.burst > 0 ? limit.burst : std::max<int64_t>(1, limit.limit); }
-std::string StateKey(const Limit& limit) { return StrCat("mainstay:rate:{", limit.key, "}"); }
-std::string PauseKey(const Limit& limit) { return StrCat("mainstay:rate:{", limit.key, "}:pause"); }
+absl::Duration Interval(const Limit& limit) {
+  return limit.period / std::max<int64_t>(1, limit.limit);
+}
+int64_t Burst(const Limit& limit) {
+  return limit.burst > 0 ? limit.burst : std::max<int64_t>(1, limit.limit);
+}
+std::string StateKey(const Limit& limit) {
+  return StrCat("mainstay:rate:{", limit.key, "}");
+}
+std::string PauseKey(const Limit& limit) {
+  return StrCat("mainstay:rate:{", limit.key, "}:pause");
+}
 
 }  // namespace
 
@@ -50,7 +58,8 @@ absl::Duration LocalRateLimiter::Take(absl::Span<const Limit> limits) {
   absl::MutexLock lock(&mu_);
   const absl::Duration now = clock_.Monotonic();
   if (states_.size() + limits.size() > kMaxKeys)
-    absl::erase_if(states_, [now](const auto& entry) { return entry.second.tat <= now && entry.second.paused_until <= now; });
+    absl::erase_if(states_,
+                   [now](const auto& entry) { return entry.second.tat <= now && entry.second.paused_until <= now; });
   if (states_.size() + limits.size() > kMaxKeys) return absl::Seconds(1);
   absl::Duration wait = absl::ZeroDuration();
   std::vector<absl::Duration> fresh;
@@ -76,11 +85,12 @@ void LocalRateLimiter::Pause(const Limit& limit, absl::Duration duration) {
   state.paused_until = std::max(state.paused_until, clock_.Monotonic() + duration);
 }
 
-RedisRateLimiter::RedisRateLimiter(redis::Client& client, Clock& clock, int copies) : client_(client), local_(clock, copies) {}
+RedisRateLimiter::RedisRateLimiter(redis::Client& client, Clock& clock, int copies)
+    : client_(client), local_(clock, copies) {}
 
 absl::Duration RedisRateLimiter::Take(absl::Span<const Limit> limits) {
-  static prometheus::Counter& fallback =
-      metrics::Counter("mainstay_egress_limiter_fallback_total", "Permits decided by this process alone because Redis was away");
+  static prometheus::Counter& fallback = metrics::Counter(
+      "mainstay_egress_limiter_fallback_total", "Permits decided by this process alone because Redis was away");
   std::vector<std::string> keys, arguments;
   for (const Limit& limit : limits) {
     keys.push_back(StateKey(limit));

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rate limits shared by all copies of the service: GCRA, one number per limit in Redis, all limits of a call in one script.
+// Rate limits shared by all copies of the service: GCRA, one number per limit in Redis, all limits of a call in one
+// script.
 //
-// Redis' own clock counts, for the copies' clocks differ. Redis away: each copy falls back to a bucket of its own with the whole limit divided by the copies it was
-// told of, so a call is never unlimited and never refused for Redis' sake; mainstay_egress_limiter_fallback_total says so. Keys live as long as the limit needs them.
+// Redis' own clock counts, for the copies' clocks differ. Redis away: each copy falls back to a bucket of its own with
+// the whole limit divided by the copies it was told of, so a call is never unlimited and never refused for Redis' sake;
+// mainstay_egress_limiter_fallback_total says so. Keys live as long as the limit needs them.
 #pragma once
 
 #include <cstdint>

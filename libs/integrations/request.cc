@@ -51,7 +51,8 @@ std::string_view Bare(std::string_view name) {
 
 std::string Request::QueryString() const {
   std::string out;
-  for (const auto& [name, value] : query) StrAppend(&out, out.empty() ? "?" : "&", PercentEncode(name), "=", PercentEncode(value));
+  for (const auto& [name, value] : query)
+    StrAppend(&out, out.empty() ? "?" : "&", PercentEncode(name), "=", PercentEncode(value));
   return out;
 }
 
@@ -75,7 +76,8 @@ absl::StatusOr<Request> BuildRequest(const catalog::Operation& operation, std::s
       if (member.value.is_null()) continue;
       std::optional<std::string> text = Text(&member.value);
       if (!text) {
-        errors.push_back({FieldError::Place::kPointer, StrCat("/params/", member.key), "invalid_type", "text, a number or a boolean was expected"});
+        errors.push_back({FieldError::Place::kPointer, StrCat("/params/", member.key), "invalid_type",
+                          "text, a number or a boolean was expected"});
         continue;
       }
       given.emplace(std::string(member.key), *std::move(text));
@@ -87,7 +89,9 @@ absl::StatusOr<Request> BuildRequest(const catalog::Operation& operation, std::s
   for (const std::string& name : operation.params) declared.push_back(name);
   for (const auto& [name, value] : given) {
     bool known = std::any_of(declared.begin(), declared.end(), [&](std::string_view d) { return Bare(d) == name; });
-    if (!known) errors.push_back({FieldError::Place::kPointer, StrCat("/params/", name), "unknown_field", StrCat("operation ", operation.name, " has no such parameter")});
+    if (!known)
+      errors.push_back({FieldError::Place::kPointer, StrCat("/params/", name), "unknown_field",
+                        StrCat("operation ", operation.name, " has no such parameter")});
   }
   std::vector<std::string_view> missing;
   for (std::string_view name : declared) {
@@ -104,13 +108,15 @@ absl::StatusOr<Request> BuildRequest(const catalog::Operation& operation, std::s
     StrAppend(&request.path, rest.substr(0, open));
     if (open == std::string_view::npos) break;
     size_t close = rest.find('}', open);
-    if (close == std::string_view::npos) return absl::InternalError(StrCat("operation ", operation.name, ": a { without its } in the path"));
+    if (close == std::string_view::npos)
+      return absl::InternalError(StrCat("operation ", operation.name, ": a { without its } in the path"));
     std::string_view name = Bare(rest.substr(open + 1, close - open - 1));
     auto value = given.find(name);
     if (value != given.end()) {
       // A value must stay one segment of the path.
       if (value->second.empty() || value->second == "." || value->second == "..")
-        errors.push_back({FieldError::Place::kPointer, StrCat("/params/", name), "invalid_value", "cannot be part of a path"});
+        errors.push_back(
+            {FieldError::Place::kPointer, StrCat("/params/", name), "invalid_value", "cannot be part of a path"});
       StrAppend(&request.path, PercentEncode(value->second));
     }
     rest = rest.substr(close + 1);
@@ -124,7 +130,9 @@ absl::StatusOr<Request> BuildRequest(const catalog::Operation& operation, std::s
       request.query.emplace_back(parameter, value);
     }
   }
-  if (!errors.empty()) return MakeProblem("validation-failed", StrCat("The parameters of ", operation.name, " are not valid"), std::move(errors));
+  if (!errors.empty())
+    return MakeProblem("validation-failed", StrCat("The parameters of ", operation.name, " are not valid"),
+                       std::move(errors));
   return request;
 }
 
@@ -141,9 +149,12 @@ std::optional<std::string> NextLink(const std::vector<std::string>& headers) {
       bool quoted = false;
       size_t end = 0;
       for (; end < rest.size(); ++end) {
-        if (rest[end] == '\\' && quoted) ++end;
-        else if (rest[end] == '"') quoted = !quoted;
-        else if (rest[end] == ',' && !quoted) break;
+        if (rest[end] == '\\' && quoted)
+          ++end;
+        else if (rest[end] == '"')
+          quoted = !quoted;
+        else if (rest[end] == ',' && !quoted)
+          break;
       }
       std::string parameters(rest.substr(0, std::min(end, rest.size())));
       for (char& c : parameters)
@@ -157,8 +168,10 @@ std::optional<std::string> NextLink(const std::vector<std::string>& headers) {
         ++p;
         while (p < parameters.size() && parameters[p] == ' ') ++p;
         std::string_view value = std::string_view(parameters).substr(p);
-        if (!value.empty() && value[0] == '"') value = value.substr(1, value.find('"', 1) == std::string_view::npos ? value.size() : value.find('"', 1) - 1);
-        else value = value.substr(0, value.find_first_of("; \t"));
+        if (!value.empty() && value[0] == '"')
+          value = value.substr(1, value.find('"', 1) == std::string_view::npos ? value.size() : value.find('"', 1) - 1);
+        else
+          value = value.substr(0, value.find_first_of("; \t"));
         // A list of relation types, separated by blanks.
         while (!value.empty()) {
           size_t blank = value.find(' ');
@@ -172,10 +185,12 @@ std::optional<std::string> NextLink(const std::vector<std::string>& headers) {
   return std::nullopt;
 }
 
-absl::StatusOr<PageRead> ReadPage(const catalog::Pagination& pagination, const JsonValue& body, const std::vector<std::string>& link_headers, std::string_view sent) {
+absl::StatusOr<PageRead> ReadPage(const catalog::Pagination& pagination, const JsonValue& body,
+                                  const std::vector<std::string>& link_headers, std::string_view sent) {
   PageRead page;
   const JsonValue* items = FindPath(body, pagination.items);
-  if (items == nullptr || !items->is_array()) return absl::InvalidArgumentError(StrCat("the page has no array of items at \"", pagination.items, "\""));
+  if (items == nullptr || !items->is_array())
+    return absl::InvalidArgumentError(StrCat("the page has no array of items at \"", pagination.items, "\""));
   page.items = std::string(items->raw());
   page.count = int64_t(items->items().size());
 
@@ -196,8 +211,10 @@ absl::StatusOr<PageRead> ReadPage(const catalog::Pagination& pagination, const J
     }
   } else if (pagination.style == "offset" || pagination.style == "page") {
     int64_t at = 0;
-    if (sent.empty()) at = pagination.style == "page" ? 1 : 0;
-    else if (!absl::SimpleAtoi(ToAbsl(sent), &at)) return absl::InvalidArgumentError("the position is no number");
+    if (sent.empty())
+      at = pagination.style == "page" ? 1 : 0;
+    else if (!absl::SimpleAtoi(ToAbsl(sent), &at))
+      return absl::InvalidArgumentError("the position is no number");
     const JsonValue* more = pagination.has_more_path.empty() ? nullptr : FindPath(body, pagination.has_more_path);
     bool has_more = more != nullptr && more->is_bool() ? more->boolean() : page.count >= pagination.page_size;
     if (has_more && page.count > 0) page.next_value = StrCat(at + (pagination.style == "page" ? 1 : page.count));

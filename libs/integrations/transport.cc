@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "libs/base/strings.h"
@@ -177,11 +178,13 @@ class CurlTransport : public Transport {
       return 0;
     }
     epoll_event event{};
-    event.events = ((what & CURL_POLL_IN) ? uint32_t(EPOLLIN) : 0u) | ((what & CURL_POLL_OUT) ? uint32_t(EPOLLOUT) : 0u);
+    event.events =
+        ((what & CURL_POLL_IN) ? uint32_t(EPOLLIN) : 0u) | ((what & CURL_POLL_OUT) ? uint32_t(EPOLLOUT) : 0u);
     event.data.fd = socket;
     if (known == nullptr) {
       // The number may be known to epoll still when libcurl closed and reopened it.
-      if (epoll_ctl(self.epoll_, EPOLL_CTL_ADD, socket, &event) != 0) epoll_ctl(self.epoll_, EPOLL_CTL_MOD, socket, &event);
+      if (epoll_ctl(self.epoll_, EPOLL_CTL_ADD, socket, &event) != 0)
+        epoll_ctl(self.epoll_, EPOLL_CTL_MOD, socket, &event);
       curl_multi_assign(self.multi_, socket, user);
     } else {
       epoll_ctl(self.epoll_, EPOLL_CTL_MOD, socket, &event);
@@ -214,7 +217,8 @@ class CurlTransport : public Transport {
     curl_easy_setopt(e, CURLOPT_HTTP_VERSION, long(CURL_HTTP_VERSION_2TLS));
     curl_easy_setopt(e, CURLOPT_ACCEPT_ENCODING, "gzip");
     curl_easy_setopt(e, CURLOPT_TIMEOUT_MS, long(std::max<int64_t>(1, absl::ToInt64Milliseconds(a.timeout))));
-    curl_easy_setopt(e, CURLOPT_CONNECTTIMEOUT_MS, long(std::max<int64_t>(1, absl::ToInt64Milliseconds(std::min(a.connect_timeout, a.timeout)))));
+    curl_easy_setopt(e, CURLOPT_CONNECTTIMEOUT_MS,
+                     long(std::max<int64_t>(1, absl::ToInt64Milliseconds(std::min(a.connect_timeout, a.timeout)))));
     curl_easy_setopt(e, CURLOPT_MAXFILESIZE_LARGE, curl_off_t(a.limits.body_bytes));
     curl_easy_setopt(e, CURLOPT_WRITEFUNCTION, &OnBody);
     curl_easy_setopt(e, CURLOPT_WRITEDATA, t);
@@ -249,7 +253,7 @@ class CurlTransport : public Transport {
     if (!typed) t->headers = curl_slist_append(t->headers, "Content-Type:");
     t->headers = curl_slist_append(t->headers, "Expect:");
     curl_easy_setopt(e, CURLOPT_HTTPHEADER, t->headers);
-    active_.push_back(std::move(owned));
+    active_.emplace(t, std::move(owned));
     if (curl_multi_add_handle(multi_, e) != CURLM_OK) Finish(t, CURLE_FAILED_INIT);
   }
 
@@ -313,10 +317,9 @@ class CurlTransport : public Transport {
       o.body.clear();
     }
     curl_multi_remove_handle(multi_, t->easy);
-    auto at = std::find_if(active_.begin(), active_.end(), [t](const auto& owned) { return owned.get() == t; });
-    std::unique_ptr<Transfer> owned = std::move(*at);
-    *at = std::move(active_.back());
-    active_.pop_back();
+    auto at = active_.find(t);
+    std::unique_ptr<Transfer> owned = std::move(at->second);
+    active_.erase(at);
     {
       absl::MutexLock lock(&mu_);
       --in_flight_;
@@ -347,10 +350,7 @@ class CurlTransport : public Transport {
       }
       for (auto& transfer : fresh) Begin(std::move(transfer));
       if (stop) {
-        while (!active_.empty()) {
-          active_.back()->violation.clear();
-          Finish(active_.back().get(), CURLE_ABORTED_BY_CALLBACK);
-        }
+        while (!active_.empty()) Finish(active_.begin()->first, CURLE_ABORTED_BY_CALLBACK);
         return;
       }
       int running = 0;
@@ -363,7 +363,8 @@ class CurlTransport : public Transport {
           [[maybe_unused]] ssize_t size = read(wake_, &drained, sizeof drained);
           continue;
         }
-        int mask = ((events[i].events & EPOLLIN) ? CURL_CSELECT_IN : 0) | ((events[i].events & EPOLLOUT) ? CURL_CSELECT_OUT : 0) |
+        int mask = ((events[i].events & EPOLLIN) ? CURL_CSELECT_IN : 0) |
+                   ((events[i].events & EPOLLOUT) ? CURL_CSELECT_OUT : 0) |
                    ((events[i].events & (EPOLLERR | EPOLLHUP)) ? CURL_CSELECT_ERR : 0);
         curl_multi_socket_action(multi_, events[i].data.fd, mask, &running);
       }
@@ -380,7 +381,7 @@ class CurlTransport : public Transport {
   int epoll_ = -1, wake_ = -1;
   // Of the thread alone.
   absl::Time timer_ = absl::InfiniteFuture();
-  std::vector<std::unique_ptr<Transfer>> active_;
+  absl::flat_hash_map<Transfer*, std::unique_ptr<Transfer>> active_;
 
   absl::Mutex mu_;
   std::deque<std::unique_ptr<Transfer>> incoming_ ABSL_GUARDED_BY(mu_);
@@ -392,7 +393,6 @@ class CurlTransport : public Transport {
 class SystemResolver : public Resolver {
  public:
   explicit SystemResolver(int threads) : state_(std::make_shared<State>()) {
-    state_->idle = threads;
     // Detached: getaddrinfo cannot be interrupted, and the process does not wait for it. They hold the state alive.
     for (int i = 0; i < threads; ++i) std::thread([state = state_] { Work(*state); }).detach();
   }
@@ -409,7 +409,8 @@ class SystemResolver : public Resolver {
       if (state_->queue.size() >= kMaxQueue) return absl::UnavailableError("the resolver is overloaded");
       state_->queue.push_back(query);
     }
-    if (!query->ready.WaitForNotificationWithTimeout(timeout)) return absl::DeadlineExceededError("the name was not resolved in time");
+    if (!query->ready.WaitForNotificationWithTimeout(timeout))
+      return absl::DeadlineExceededError("the name was not resolved in time");
     return query->answer;
   }
 
@@ -424,7 +425,6 @@ class SystemResolver : public Resolver {
     absl::Mutex mu;
     std::deque<std::shared_ptr<Query>> queue ABSL_GUARDED_BY(mu);
     bool stopping ABSL_GUARDED_BY(mu) = false;
-    int idle ABSL_GUARDED_BY(mu) = 0;
   };
 
   static void Work(State& state) {
@@ -432,7 +432,8 @@ class SystemResolver : public Resolver {
       std::shared_ptr<Query> query;
       {
         absl::MutexLock lock(&state.mu);
-        auto something = [&state]() ABSL_SHARED_LOCKS_REQUIRED(state.mu) { return state.stopping || !state.queue.empty(); };
+        auto something = [&state]()
+                             ABSL_SHARED_LOCKS_REQUIRED(state.mu) { return state.stopping || !state.queue.empty(); };
         state.mu.Await(absl::Condition(&something));
         if (state.stopping) return;
         query = std::move(state.queue.front());
@@ -493,7 +494,11 @@ HttpOutcome Transport::SendAndWait(HttpAttempt attempt) {
   return std::move(shared->outcome);
 }
 
-std::unique_ptr<Transport> MakeCurlTransport(CurlTransportOptions options) { return std::make_unique<CurlTransport>(std::move(options)); }
-std::unique_ptr<Resolver> MakeSystemResolver(int threads) { return std::make_unique<SystemResolver>(threads); }
+std::unique_ptr<Transport> MakeCurlTransport(CurlTransportOptions options) {
+  return std::make_unique<CurlTransport>(std::move(options));
+}
+std::unique_ptr<Resolver> MakeSystemResolver(int threads) {
+  return std::make_unique<SystemResolver>(threads);
+}
 
 }  // namespace mainstay::integrations

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sends one HTTP attempt to addresses that were checked before, and tells how far it got. Knows no provider, no retry, no policy.
+// Sends one HTTP attempt to addresses that were checked before, and tells how far it got. Knows no provider, no retry,
+// no policy.
 #pragma once
 
 #include <cstdint>
@@ -39,7 +40,8 @@ struct HttpAttempt {
 struct HttpOutcome {
   Sent sent = Sent::kNotSent;
   bool definite = false;  // see AttemptFacts
-  std::string error;      // a stable word when sent != kComplete or definite: "timeout" "connect" "tls" "reset" "too_large" "decompression_bomb" …
+  std::string error;  // a stable word when sent != kComplete or definite: "timeout" "connect" "tls" "reset" "too_large"
+                      // "decompression_bomb" …
   int status = 0;
   std::vector<std::pair<std::string, std::string>> headers;  // names lower-case
   std::string body;
@@ -62,12 +64,13 @@ class Transport {
 };
 
 struct CurlTransportOptions {
-  int max_in_flight = 5000;     // above it an attempt is refused at once ("queue_refused", not sent)
-  int max_connections = 5000;   // kept for reuse
-  std::string ca_file;          // empty: the system's
+  int max_in_flight = 5000;    // above it an attempt is refused at once ("queue_refused", not sent)
+  int max_connections = 5000;  // kept for reuse
+  std::string ca_file;         // empty: the system's
 };
-// libcurl's multi interface on one thread of its own: thousands of attempts in flight. The socket's real address is looked at again before it is dialled, so
-// neither another resolver nor the cache of an earlier transfer can lead elsewhere. No redirects, proxies, cookies, netrc.
+// libcurl's multi interface on one thread of its own: thousands of attempts in flight. The socket's real address is
+// looked at again before it is dialled, so neither another resolver nor the cache of an earlier transfer can lead
+// elsewhere. No redirects, proxies, cookies, netrc.
 std::unique_ptr<Transport> MakeCurlTransport(CurlTransportOptions options);
 
 class Resolver {
@@ -76,7 +79,8 @@ class Resolver {
   // A and AAAA of a name. NotFound: no such name. DeadlineExceeded after `timeout`.
   virtual absl::StatusOr<std::vector<Address>> Resolve(const std::string& host, absl::Duration timeout) = 0;
 };
-// The system's resolver on a few threads of its own, for it cannot be interrupted; when all hang, answers Unavailable at once.
+// The system's resolver on a few threads of its own, for it cannot be interrupted; when all hang, answers Unavailable
+// at once.
 std::unique_ptr<Resolver> MakeSystemResolver(int threads = 8);
 
 }  // namespace mainstay::integrations

@@ -22,8 +22,8 @@ struct Delivery {
   absl::Time received_at;
   std::string request_id, traceparent;
 
-  // The value of a header (lower-case name); nullopt when absent or sent more than once: an attacker who can add a second one must not choose
-  // which of the two is read.
+  // The value of a header (lower-case name); nullopt when absent or sent more than once: an attacker who can add a
+  // second one must not choose which of the two is read.
   std::optional<std::string_view> Header(std::string_view name) const;
   // The raw value of a query parameter, percent-decoded; nullopt when absent, repeated or badly escaped.
   std::optional<std::string> Query(std::string_view name) const;

@@ -60,11 +60,13 @@ std::optional<std::string> TextOf(const JsonValue& value) {
   return std::nullopt;
 }
 
-std::optional<std::string> Extract(const catalog::ValueSource& sources, const Delivery& delivery, const JsonValue* body) {
+std::optional<std::string> Extract(const catalog::ValueSource& sources, const Delivery& delivery,
+                                   const JsonValue* body) {
   for (const std::string& source : sources) {
     size_t colon = source.find(':');
     if (colon == std::string::npos) continue;
-    std::string_view kind = std::string_view(source).substr(0, colon), name = std::string_view(source).substr(colon + 1);
+    std::string_view kind = std::string_view(source).substr(0, colon),
+                     name = std::string_view(source).substr(colon + 1);
     if (kind == "const") return std::string(name);
     if (kind == "json" && body != nullptr) {
       const JsonValue* value = FindPath(*body, name);
@@ -91,7 +93,8 @@ absl::StatusOr<absl::Time> ParseSenderTime(std::string_view text, std::string_vi
     return absl::InvalidArgumentError("a time in plain digits was expected");
   absl::Time time = unit == "ms" ? absl::FromUnixMillis(number) : absl::FromUnixSeconds(number);
   // PostgreSQL and RFC 3339 end with the year 9999.
-  if (time > absl::FromUnixSeconds(253402300799)) return absl::InvalidArgumentError("a time before the year 10000 was expected");
+  if (time > absl::FromUnixSeconds(253402300799))
+    return absl::InvalidArgumentError("a time before the year 10000 was expected");
   return time;
 }
 

@@ -57,7 +57,8 @@ Answer Accept(const std::string& event_id, bool duplicate) {
 // What may stand in a text column and on a screen.
 bool Printable(std::string_view text) {
   if (text.size() > kMaxText || !IsValidUtf8(text)) return false;
-  return std::none_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; });
+  return std::none_of(text.begin(), text.end(),
+                      [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; });
 }
 
 bool IsTenant(std::string_view text) {
@@ -110,14 +111,16 @@ struct Incoming {
 };
 
 prometheus::Counter& Received(const std::string& source, std::string_view outcome) {
-  return metrics::Counter("mainstay_webhook_deliveries_total", "Deliveries by source and what became of them", {{"source", source}, {"outcome", std::string(outcome)}});
+  return metrics::Counter("mainstay_webhook_deliveries_total", "Deliveries by source and what became of them",
+                          {{"source", source}, {"outcome", std::string(outcome)}});
 }
 
 }  // namespace
 
 absl::Status Validate(const InboxOptions& options) {
   if (options.max_batch < 1 || options.max_waiting < options.max_batch || options.max_waiting_bytes < (1 << 20))
-    return absl::InvalidArgumentError("inbox: max_batch must be 1 or more, max_waiting at least max_batch, max_waiting_bytes at least 1 MiB");
+    return absl::InvalidArgumentError(
+        "inbox: max_batch must be 1 or more, max_waiting at least max_batch, max_waiting_bytes at least 1 MiB");
   return absl::OkStatus();
 }
 
@@ -145,7 +148,8 @@ struct Inbox::Impl {
       return Refuse(413, "content-too-large");
     }
     std::string content_type = MediaType(delivery.Header("content-type").value_or(""));
-    if (!source.content_types.empty() && std::find(source.content_types.begin(), source.content_types.end(), content_type) == source.content_types.end()) {
+    if (!source.content_types.empty() && std::find(source.content_types.begin(), source.content_types.end(),
+                                                   content_type) == source.content_types.end()) {
       Received(source.name, "wrong_type").Increment();
       return Refuse(415, "unsupported-media-type");
     }
@@ -161,7 +165,8 @@ struct Inbox::Impl {
         secrets.insert(secrets.end(), values->begin(), values->end());
       } else if (!absl::IsNotFound(values.status())) {
         // Not the sender's fault: a 401 would make it give up.
-        log::Warn("webhook secret is not readable", {{"source", source.name}, {"secret", name}, {"reason", ToStd(values.status().message())}});
+        log::Warn("webhook secret is not readable",
+                  {{"source", source.name}, {"secret", name}, {"reason", ToStd(values.status().message())}});
         return Refuse(503, "service-unavailable", 5);
       }
     }
@@ -169,7 +174,10 @@ struct Inbox::Impl {
     Verdict verdict = scheme->Verify(delivery, StrCat(options.public_url, delivery.target), secrets, now);
     if (!verdict.authentic) {
       Received(source.name, "refused").Increment();
-      log::Warn("webhook refused", {{"source", source.name}, {"reason", verdict.reason}, {"remote_address", delivery.remote_address}, {"request_id", delivery.request_id}});
+      log::Warn("webhook refused", {{"source", source.name},
+                                    {"reason", verdict.reason},
+                                    {"remote_address", delivery.remote_address},
+                                    {"request_id", delivery.request_id}});
       return Refuse(401, "unauthenticated");
     }
 
@@ -181,14 +189,18 @@ struct Inbox::Impl {
     in.catalog_hash = model->hash;
     in.window = source.dedup_window;
     const catalog::ValueSource& id_source = source.event_id.empty() ? scheme->default_event_id() : source.event_id;
-    const catalog::ValueSource& type_source = source.event_type.empty() ? scheme->default_event_type() : source.event_type;
-    const catalog::ValueSource& time_source = source.event_time.empty() ? scheme->default_event_time() : source.event_time;
-    const std::string_view time_unit = source.event_time.empty() ? scheme->default_event_time_unit() : std::string_view(source.event_time_unit);
+    const catalog::ValueSource& type_source =
+        source.event_type.empty() ? scheme->default_event_type() : source.event_type;
+    const catalog::ValueSource& time_source =
+        source.event_time.empty() ? scheme->default_event_time() : source.event_time;
+    const std::string_view time_unit =
+        source.event_time.empty() ? scheme->default_event_time_unit() : std::string_view(source.event_time_unit);
     JsonLimits limits;
     limits.depth = kJsonDepth;
     absl::StatusOr<JsonDocument> document = JsonDocument::Parse(delivery.body, limits);
     const JsonValue* body = document.ok() ? &document->root() : nullptr;
-    const bool json_expected = content_type == "application/json" || (content_type.size() > 5 && content_type.substr(content_type.size() - 5) == "+json");
+    const bool json_expected = content_type == "application/json" ||
+                               (content_type.size() > 5 && content_type.substr(content_type.size() - 5) == "+json");
     auto invalid = [&](std::string_view why) {
       if (in.detail.empty()) in.detail = std::string(why);
       in.state = "invalid";
@@ -223,14 +235,18 @@ struct Inbox::Impl {
       if (time.ok()) in.event_time = *time;
     }
     // An invalid event must not hold the place of a good one with the same id.
-    in.key = in.external_id.empty() || in.state == "invalid" ? StrCat("sha256:", HexEncode(Sha256(delivery.body))) : StrCat("id:", in.external_id);
+    in.key = in.external_id.empty() || in.state == "invalid" ? StrCat("sha256:", HexEncode(Sha256(delivery.body)))
+                                                             : StrCat("id:", in.external_id);
     if (in.state == "received" && FindRoute(source, in.type) == nullptr) in.state = "unrouted";
 
     in.context.principal = {in.tenant, StrCat("source:", source.name), {StrCat("source:", source.name)}};
     in.context.request_id = Cut(delivery.request_id, 128);
     in.context.traceparent = Cut(delivery.traceparent, 64);
     if (in.state == "invalid")
-      log::Warn("webhook kept as invalid", {{"source", in.source}, {"event", FormatId("evt", in.id)}, {"reason", in.detail}, {"request_id", in.context.request_id}});
+      log::Warn("webhook kept as invalid", {{"source", in.source},
+                                            {"event", FormatId("evt", in.id)},
+                                            {"reason", in.detail},
+                                            {"request_id", in.context.request_id}});
     in.delivery = std::move(delivery);
     return std::nullopt;
   }
@@ -258,7 +274,8 @@ struct Inbox::Impl {
     if (left == 0) return answers;
 
     absl::MutexLock lock(&mu);
-    if (stopping || int64_t(waiting.size()) + left > options.max_waiting || waiting_bytes + bytes > options.max_waiting_bytes) {
+    if (stopping || int64_t(waiting.size()) + left > options.max_waiting ||
+        waiting_bytes + bytes > options.max_waiting_bytes) {
       for (size_t i = 0; i < stored.size(); ++i)
         if (stored[i] != nullptr) answers[i] = Refuse(503, "overloaded", 2);
       return answers;
@@ -293,7 +310,8 @@ struct Inbox::Impl {
       }
       // One order for all committers, also in other processes.
       std::stable_sort(batch.begin(), batch.end(), [](const Waiter& a, const Waiter& b) {
-        return std::tie(a.incoming->tenant, a.incoming->source, a.incoming->key) < std::tie(b.incoming->tenant, b.incoming->source, b.incoming->key);
+        return std::tie(a.incoming->tenant, a.incoming->source, a.incoming->key) <
+               std::tie(b.incoming->tenant, b.incoming->source, b.incoming->key);
       });
       std::vector<Answer> answers(batch.size());
       Commit(absl::MakeSpan(batch), absl::MakeSpan(answers));
@@ -308,10 +326,11 @@ struct Inbox::Impl {
   // Stores a batch or, when one of its rows makes that impossible, its halves.
   void Commit(absl::Span<Waiter> batch, absl::Span<Answer> answers) {
     std::vector<jobs::Enqueued> enqueued;
-    absl::Status status = deps.pool.Transaction(deps.clock.Now() + options.commit_timeout, [&](pqxx::transaction_base& tx) {
-      enqueued.clear();
-      return Store(tx, batch, answers, &enqueued);
-    });
+    absl::Status status =
+        deps.pool.Transaction(deps.clock.Now() + options.commit_timeout, [&](pqxx::transaction_base& tx) {
+          enqueued.clear();
+          return Store(tx, batch, answers, &enqueued);
+        });
     if (status.ok()) {
       deps.handoff.Publish(enqueued);
       for (size_t i = 0; i < batch.size(); ++i) {
@@ -321,21 +340,25 @@ struct Inbox::Impl {
       }
       return;
     }
-    const bool hopeless = postgres::IsTransient(status) || absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) || absl::IsResourceExhausted(status);
+    const bool hopeless = postgres::IsTransient(status) || absl::IsUnavailable(status) ||
+                          absl::IsDeadlineExceeded(status) || absl::IsResourceExhausted(status);
     if (batch.size() > 1 && !hopeless) {
       size_t half = batch.size() / 2;
       Commit(batch.subspan(0, half), answers.subspan(0, half));
       Commit(batch.subspan(half), answers.subspan(half));
       return;
     }
-    log::Error("webhooks not stored", {{"events", int64_t(batch.size())}, {"source", batch[0].incoming->source}, {"reason", ToStd(status.message())}});
+    log::Error("webhooks not stored", {{"events", int64_t(batch.size())},
+                                       {"source", batch[0].incoming->source},
+                                       {"reason", ToStd(status.message())}});
     for (size_t i = 0; i < batch.size(); ++i) {
       Received(batch[i].incoming->source, "not_stored").Increment();
       answers[i] = Refuse(503, "service-unavailable", 5);
     }
   }
 
-  absl::Status Store(pqxx::transaction_base& tx, absl::Span<Waiter> batch, absl::Span<Answer> answers, std::vector<jobs::Enqueued>* enqueued) {
+  absl::Status Store(pqxx::transaction_base& tx, absl::Span<Waiter> batch, absl::Span<Answer> answers,
+                     std::vector<jobs::Enqueued>* enqueued) {
     const absl::Time now = deps.clock.Now();
     PgArray tenants, sources, keys, events, expiries;
     for (const Waiter& waiter : batch) {
@@ -346,8 +369,9 @@ struct Inbox::Impl {
       events.Add(in.id.ToString());
       expiries.Add(FormatTimestamp(now + in.window));
     }
-    pqxx::result taken = tx.exec_params(sql::kTakeDedup, std::move(tenants).Finish(), std::move(sources).Finish(), std::move(keys).Finish(), std::move(events).Finish(),
-                                        std::move(expiries).Finish());
+    pqxx::result taken =
+        tx.exec_params(sql::kTakeDedup, std::move(tenants).Finish(), std::move(sources).Finish(),
+                       std::move(keys).Finish(), std::move(events).Finish(), std::move(expiries).Finish());
     absl::flat_hash_map<std::string, bool> fresh;
     for (const auto& row : taken) fresh[row[0].c_str()] = true;
 
@@ -381,8 +405,8 @@ struct Inbox::Impl {
     }
 
     if (!news.empty()) {
-      PgArray id, tenant, source, external_id, type, entity, state, event_time, received_at, job_id, detail, hash, key, target, headers, content_type, body, remote,
-          request_id, traceparent;
+      PgArray id, tenant, source, external_id, type, entity, state, event_time, received_at, job_id, detail, hash, key,
+          target, headers, content_type, body, remote, request_id, traceparent;
       size_t job = 0;
       for (const Incoming* in : news) {
         id.Add(in->id.ToString());
@@ -406,10 +430,12 @@ struct Inbox::Impl {
         request_id.Add(in->context.request_id);
         traceparent.Add(in->context.traceparent);
       }
-      tx.exec_params(sql::kInsertEvents, std::move(id).Finish(), std::move(tenant).Finish(), std::move(source).Finish(), std::move(external_id).Finish(),
-                     std::move(type).Finish(), std::move(entity).Finish(), std::move(state).Finish(), std::move(event_time).Finish(), std::move(received_at).Finish(),
-                     std::move(job_id).Finish(), std::move(detail).Finish(), std::move(hash).Finish(), std::move(key).Finish(), std::move(target).Finish(),
-                     std::move(headers).Finish(), std::move(content_type).Finish(), std::move(body).Finish(), std::move(remote).Finish(),
+      tx.exec_params(sql::kInsertEvents, std::move(id).Finish(), std::move(tenant).Finish(), std::move(source).Finish(),
+                     std::move(external_id).Finish(), std::move(type).Finish(), std::move(entity).Finish(),
+                     std::move(state).Finish(), std::move(event_time).Finish(), std::move(received_at).Finish(),
+                     std::move(job_id).Finish(), std::move(detail).Finish(), std::move(hash).Finish(),
+                     std::move(key).Finish(), std::move(target).Finish(), std::move(headers).Finish(),
+                     std::move(content_type).Finish(), std::move(body).Finish(), std::move(remote).Finish(),
                      std::move(request_id).Finish(), std::move(traceparent).Finish());
     }
 
@@ -420,7 +446,8 @@ struct Inbox::Impl {
         dup_sources.Add(batch[i].incoming->source);
         dup_keys.Add(batch[i].incoming->key);
       }
-      pqxx::result known = tx.exec_params(sql::kCountDuplicates, std::move(dup_tenants).Finish(), std::move(dup_sources).Finish(), std::move(dup_keys).Finish());
+      pqxx::result known = tx.exec_params(sql::kCountDuplicates, std::move(dup_tenants).Finish(),
+                                          std::move(dup_sources).Finish(), std::move(dup_keys).Finish());
       std::map<std::tuple<std::string, std::string, std::string>, std::string> by_key;
       for (const auto& row : known) {
         absl::StatusOr<Uuid> event = ParseUuid(row[3].c_str());
@@ -447,11 +474,16 @@ struct Inbox::Impl {
   std::thread committer;
 };
 
-Inbox::Inbox(InboxOptions options, InboxDependencies dependencies) : impl_(std::make_unique<Impl>(std::move(options), std::move(dependencies))) {}
+Inbox::Inbox(InboxOptions options, InboxDependencies dependencies)
+    : impl_(std::make_unique<Impl>(std::move(options), std::move(dependencies))) {}
 
-Inbox::~Inbox() { Stop(); }
+Inbox::~Inbox() {
+  Stop();
+}
 
-std::vector<Answer> Inbox::Ingest(std::vector<Delivery> deliveries) { return impl_->Ingest(std::move(deliveries)); }
+std::vector<Answer> Inbox::Ingest(std::vector<Delivery> deliveries) {
+  return impl_->Ingest(std::move(deliveries));
+}
 
 void Inbox::Stop() {
   {
@@ -464,10 +496,11 @@ void Inbox::Stop() {
 
 absl::StatusOr<int64_t> Inbox::PurgeDedup(int limit) {
   int64_t purged = 0;
-  RETURN_IF_ERROR(impl_->deps.pool.Transaction(impl_->deps.clock.Now() + impl_->options.commit_timeout, [&](pqxx::transaction_base& tx) {
-    purged = int64_t(tx.exec_params(sql::kPurgeDedup, limit).affected_rows());
-    return absl::OkStatus();
-  }));
+  RETURN_IF_ERROR(impl_->deps.pool.Transaction(
+      impl_->deps.clock.Now() + impl_->options.commit_timeout, [&](pqxx::transaction_base& tx) {
+        purged = int64_t(tx.exec_params(sql::kPurgeDedup, limit).affected_rows());
+        return absl::OkStatus();
+      }));
   return purged;
 }
 

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The way in: verify, extract, and store event and job in one commit shared by many requests.
 //
-// Callers wait on their own threads; one committing thread takes whatever has gathered, sorted by dedup key, and starts the next batch when the commit has returned.
-// No timer: under load the batches grow by themselves. A batch that fails for a reason of its rows is cut in halves until the bad row stands alone. What waits is
-// bounded in number and bytes; above it the answer is 503 with Retry-After, as when PostgreSQL is away: the sender comes back, nothing is acknowledged before it is
-// stored. Redis is only told after the commit.
+// Callers wait on their own threads; one committing thread takes whatever has gathered, sorted by dedup key, and starts
+// the next batch when the commit has returned. No timer: under load the batches grow by themselves. A batch that fails
+// for a reason of its rows is cut in halves until the bad row stands alone. What waits is bounded in number and bytes;
+// above it the answer is 503 with Retry-After, as when PostgreSQL is away: the sender comes back, nothing is
+// acknowledged before it is stored. Redis is only told after the commit.
 #pragma once
 
 #include <functional>
@@ -38,7 +39,8 @@ struct Answer {
 };
 
 struct InboxOptions {
-  // What senders were told as our address, without a path: "https://hooks.example.com". Only schemes that sign the URL need it.
+  // What senders were told as our address, without a path: "https://hooks.example.com". Only schemes that sign the URL
+  // need it.
   std::string public_url;
   // Events per commit. Larger carries bursts better, smaller keeps the slowest request of a batch faster.
   int max_batch = 500;

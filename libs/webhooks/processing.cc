@@ -37,7 +37,8 @@ struct Event {
   Delivery delivery;
 };
 
-// What will not get better by trying again: the event fails, its job is dead. Everything else is a status for the job's retry policy.
+// What will not get better by trying again: the event fails, its job is dead. Everything else is a status for the job's
+// retry policy.
 struct Permanent {
   std::string code, message;
 };
@@ -48,7 +49,9 @@ struct Value {
   bool number = false;
 };
 
-std::string Shorten(std::string_view text) { return std::string(TruncateUtf8(text, kMaxDetail)); }
+std::string Shorten(std::string_view text) {
+  return std::string(TruncateUtf8(text, kMaxDetail));
+}
 
 bool Transient(const absl::Status& status) {
   switch (status.code()) {
@@ -83,7 +86,8 @@ class Processor {
   Outcome Process(RunningJob& job) {
     absl::StatusOr<JsonDocument> args = JsonDocument::Parse(std::string(job.args()));
     const JsonValue* event_id = args.ok() ? args->root().Find("event") : nullptr;
-    absl::StatusOr<Uuid> id = event_id != nullptr && event_id->is_string() ? ParseId("evt", event_id->text()) : absl::InvalidArgumentError("no event");
+    absl::StatusOr<Uuid> id = event_id != nullptr && event_id->is_string() ? ParseId("evt", event_id->text())
+                                                                           : absl::InvalidArgumentError("no event");
     if (!id.ok()) return Outcome::Dead("args_invalid", "args must be {\"event\": \"evt_…\"}");
 
     Event event;
@@ -93,12 +97,15 @@ class Processor {
     // A job acts for its own tenant only, whatever its arguments say.
     const Principal& owner = job.context().principal;
     if (owner.tenant != event.tenant) return Outcome::Dead("event_missing", "the event no longer exists");
-    if (event.state != "received") return Outcome::Done(StrCat("{\"state\":", JsonQuote(event.state), ",\"already\":true}"));
+    if (event.state != "received")
+      return Outcome::Done(StrCat("{\"state\":", JsonQuote(event.state), ",\"already\":true}"));
 
     catalog::ModelPtr model = deps_.model();
     if (model == nullptr) return Outcome::Retry("no_catalog", "no catalog is loaded yet", absl::Seconds(5));
     auto source = model->sources.find(event.source);
-    if (source == model->sources.end()) return Conclude(job, event, "failed", StrCat("source ", event.source, " is no longer declared"), Outcome::Dead("source_unknown", "the source is no longer declared"));
+    if (source == model->sources.end())
+      return Conclude(job, event, "failed", StrCat("source ", event.source, " is no longer declared"),
+                      Outcome::Dead("source_unknown", "the source is no longer declared"));
     const catalog::Route* route = FindRoute(source->second, event.type);
     if (route == nullptr) return Conclude(job, event, "unrouted", "", Outcome::Done("{\"state\":\"unrouted\"}"));
 
@@ -110,7 +117,8 @@ class Processor {
     if (route->fetch) {
       absl::StatusOr<JsonDocument> answer = Fetch(job, event, *route->fetch, body_root);
       if (!answer.ok()) {
-        std::string message = StrCat("fetch ", route->fetch->provider, ".", route->fetch->operation, ": ", Describe(answer.status()));
+        std::string message =
+            StrCat("fetch ", route->fetch->provider, ".", route->fetch->operation, ": ", Describe(answer.status()));
         if (!Transient(answer.status())) return Fail(job, event, {"fetch_failed", message});
         Note(job, event, message);
         Outcome outcome = Outcome::FromStatus(answer.status());
@@ -146,16 +154,19 @@ class Processor {
       if (headers.ok() && headers->root().is_array()) {
         for (const JsonValue& pair : headers->root().items())
           if (pair.is_array() && pair.items().size() == 2)
-            event->delivery.headers.emplace_back(std::string(pair.items()[0].text()), std::string(pair.items()[1].text()));
+            event->delivery.headers.emplace_back(std::string(pair.items()[0].text()),
+                                                 std::string(pair.items()[1].text()));
       }
       return absl::OkStatus();
     });
   }
 
   // nullopt: the expression names something that is not there.
-  std::optional<Value> Evaluate(std::string_view expression, const Event& event, const JsonValue* body, const JsonValue* fetched) {
+  std::optional<Value> Evaluate(std::string_view expression, const Event& event, const JsonValue* body,
+                                const JsonValue* fetched) {
     size_t colon = expression.find(':');
-    std::string_view kind = expression.substr(0, colon), name = colon == std::string_view::npos ? std::string_view() : expression.substr(colon + 1);
+    std::string_view kind = expression.substr(0, colon),
+                     name = colon == std::string_view::npos ? std::string_view() : expression.substr(colon + 1);
     if (kind == "const") return Value{std::string(name)};
     if (kind == "json" || kind == "fetched") {
       const JsonValue* root = kind == "json" ? body : fetched;
@@ -164,7 +175,11 @@ class Processor {
       return Value{TextOf(*value), value->is_number()};
     }
     if (kind == "event") {
-      std::string text = name == "id" ? event.external_id : name == "type" ? event.type : name == "time" ? event.event_time : name == "entity" ? event.entity : "";
+      std::string text = name == "id"       ? event.external_id
+                         : name == "type"   ? event.type
+                         : name == "time"   ? event.event_time
+                         : name == "entity" ? event.entity
+                                            : "";
       if (text.empty()) return std::nullopt;
       return Value{std::move(text)};
     }
@@ -173,7 +188,8 @@ class Processor {
     return Value{std::move(text)};
   }
 
-  absl::StatusOr<JsonDocument> Fetch(RunningJob& job, const Event& event, const catalog::FetchRoute& route, const JsonValue* body) {
+  absl::StatusOr<JsonDocument> Fetch(RunningJob& job, const Event& event, const catalog::FetchRoute& route,
+                                     const JsonValue* body) {
     ProviderCall call;
     call.provider = route.provider;
     call.connection = route.connection;
@@ -185,7 +201,8 @@ class Processor {
     json.BeginObject();
     for (const auto& [name, expression] : route.params) {
       std::optional<Value> value = Evaluate(expression, event, body, nullptr);
-      if (!value || !value->text) return absl::FailedPreconditionError(StrCat("parameter ", name, ": ", expression, " is not in the event"));
+      if (!value || !value->text)
+        return absl::FailedPreconditionError(StrCat("parameter ", name, ": ", expression, " is not in the event"));
       json.Key(name).String(*value->text);
     }
     json.EndObject();
@@ -204,7 +221,8 @@ class Processor {
     return {event.tenant, name, {name}};
   }
 
-  Outcome Apply(RunningJob& job, const Event& event, const catalog::Model& model, const catalog::Route& route, const JsonValue* body, const JsonValue* fetched) {
+  Outcome Apply(RunningJob& job, const Event& event, const catalog::Model& model, const catalog::Route& route,
+                const JsonValue* body, const JsonValue* fetched) {
     CallContext context = job.context();
     context.principal = PrincipalOf(event);
     std::optional<Permanent> permanent;
@@ -224,7 +242,8 @@ class Processor {
       JsonWriter json(result);
       json.BeginObject().Key("applied").BeginArray();
       for (const catalog::ApplyRoute& apply : route.apply) {
-        ASSIGN_OR_RETURN(std::optional<std::string> done, ApplyOne(tx, context, event, model, apply, body, fetched, &permanent));
+        ASSIGN_OR_RETURN(std::optional<std::string> done,
+                         ApplyOne(tx, context, event, model, apply, body, fetched, &permanent));
         if (permanent) return absl::FailedPreconditionError("permanent");
         if (!done) continue;
         json.BeginObject().Key("resource").String(apply.resource).Key("status").String(*done).EndObject();
@@ -244,7 +263,13 @@ class Processor {
         spec.catalog_hash = model.hash;
         spec.args.clear();
         JsonWriter args(spec.args);
-        args.BeginObject().Key("event").String(FormatId("evt", event.id)).Key("source").String(event.source).Key("type").String(event.type);
+        args.BeginObject()
+            .Key("event")
+            .String(FormatId("evt", event.id))
+            .Key("source")
+            .String(event.source)
+            .Key("type")
+            .String(event.type);
         args.Key("entity").String(event.entity);
         if (body != nullptr && event.delivery.body.size() <= kMaxJobPayload) args.Key("payload").Raw(body->raw());
         args.EndObject();
@@ -264,7 +289,8 @@ class Processor {
     });
     if (permanent) return Fail(job, event, *permanent);
     if (!status.ok()) {
-      if (!Transient(status) && ToStd(status.message()) != "fenced") return Fail(job, event, {"apply_failed", Describe(status)});
+      if (!Transient(status) && ToStd(status.message()) != "fenced")
+        return Fail(job, event, {"apply_failed", Describe(status)});
       return Outcome::FromStatus(status);
     }
     if (deps_.handoff != nullptr && !enqueued.empty()) deps_.handoff->Publish(enqueued);
@@ -272,9 +298,10 @@ class Processor {
   }
 
   // What became of the row ("created", "updated", "stale" …), or nullopt when the apply's conditions do not hold.
-  absl::StatusOr<std::optional<std::string>> ApplyOne(pqxx::transaction_base& tx, const CallContext& context, const Event& event, const catalog::Model& model,
-                                                      const catalog::ApplyRoute& apply, const JsonValue* body, const JsonValue* fetched,
-                                                      std::optional<Permanent>* permanent) {
+  absl::StatusOr<std::optional<std::string>> ApplyOne(pqxx::transaction_base& tx, const CallContext& context,
+                                                      const Event& event, const catalog::Model& model,
+                                                      const catalog::ApplyRoute& apply, const JsonValue* body,
+                                                      const JsonValue* fetched, std::optional<Permanent>* permanent) {
     for (const auto& [expression, expected] : apply.when) {
       std::optional<Value> value = Evaluate(expression, event, body, fetched);
       if (!value || !value->text || *value->text != expected) return std::optional<std::string>();
@@ -296,17 +323,21 @@ class Processor {
       }
       const catalog::Field* field = resource->FindField(name);
       if (field != nullptr && value->number && value->text &&
-          (field->type.family == catalog::TypeFamily::kTimestampTz || field->type.family == catalog::TypeFamily::kTimestamp)) {
+          (field->type.family == catalog::TypeFamily::kTimestampTz ||
+           field->type.family == catalog::TypeFamily::kTimestamp)) {
         // Many APIs give times as a number: of seconds, or of milliseconds when it is too large for that.
         int64_t number = 0;
         if (absl::SimpleAtoi(*value->text, &number) && number >= 0)
-          value->text = FormatTimestamp(number < 100'000'000'000 ? absl::FromUnixSeconds(number) : absl::FromUnixMillis(number));
+          value->text =
+              FormatTimestamp(number < 100'000'000'000 ? absl::FromUnixSeconds(number) : absl::FromUnixMillis(number));
       }
       rows.fields.push_back(name);
       rows.rows[0].push_back(std::move(value->text));
     }
     records::MergeOptions options;
-    options.mode = apply.mode == "create" ? records::MergeMode::kCreate : apply.mode == "update" ? records::MergeMode::kUpdate : records::MergeMode::kUpsert;
+    options.mode = apply.mode == "create"   ? records::MergeMode::kCreate
+                   : apply.mode == "update" ? records::MergeMode::kUpdate
+                                            : records::MergeMode::kUpsert;
     options.key = apply.key;
     options.skip_errors = true;  // of one row: its errors are looked at here
     options.stale_field = apply.stale_field;
@@ -338,7 +369,8 @@ class Processor {
     std::string code = "apply_refused";
     if (!merged->errors.empty()) {
       for (const FieldError& error : merged->errors[0]) {
-        StrAppend(&message, "; ", error.name, ": ", error.code, error.detail.empty() ? "" : StrCat(" (", error.detail, ")"));
+        StrAppend(&message, "; ", error.name, ": ", error.code,
+                  error.detail.empty() ? "" : StrCat(" (", error.detail, ")"));
         if (error.code == "invalid_transition") code = error.code;
       }
     }
@@ -347,16 +379,22 @@ class Processor {
   }
 
   Outcome Fail(RunningJob& job, const Event& event, const Permanent& why) {
-    log::Warn("webhook event failed", {{"event", FormatId("evt", event.id)}, {"source", event.source}, {"type", event.type}, {"code", why.code}, {"reason", why.message}});
+    log::Warn("webhook event failed", {{"event", FormatId("evt", event.id)},
+                                       {"source", event.source},
+                                       {"type", event.type},
+                                       {"code", why.code},
+                                       {"reason", why.message}});
     return Conclude(job, event, "failed", why.message, Outcome::Dead(why.code, Shorten(why.message)));
   }
 
   // The event's last state and the job's end, together.
-  Outcome Conclude(RunningJob& job, const Event& event, std::string_view state, std::string_view detail, Outcome outcome) {
-    absl::Status status = deps_.pool.Transaction(job.context().deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
-      tx.exec_params(sql::kConcludeEvent, event.id.ToString(), std::string(state), Shorten(detail));
-      return job.FinishIn(tx, outcome);
-    });
+  Outcome Conclude(RunningJob& job, const Event& event, std::string_view state, std::string_view detail,
+                   Outcome outcome) {
+    absl::Status status =
+        deps_.pool.Transaction(job.context().deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
+          tx.exec_params(sql::kConcludeEvent, event.id.ToString(), std::string(state), Shorten(detail));
+          return job.FinishIn(tx, outcome);
+        });
     if (!status.ok()) return Outcome::FromStatus(status);
     return outcome;
   }
@@ -367,7 +405,9 @@ class Processor {
       tx.exec_params(sql::kConcludeEvent, event.id.ToString(), std::string("received"), Shorten(detail));
       return absl::OkStatus();
     });
-    if (!noted.ok()) log::Warn("webhook event note not stored", {{"event", FormatId("evt", event.id)}, {"reason", ToStd(noted.message())}});
+    if (!noted.ok())
+      log::Warn("webhook event note not stored",
+                {{"event", FormatId("evt", event.id)}, {"reason", ToStd(noted.message())}});
   }
 
   const ProcessingDependencies deps_;

@@ -24,13 +24,15 @@ absl::Status Translate(const grpc::Status& status) {
       if (!any.UnpackTo(&info) || info.domain() != "integrations") continue;
       std::string message = StrCat(info.reason(), ": ", status.error_message());
       const absl::StatusCode code = absl::StatusCode(status.error_code());
-      if (code != absl::StatusCode::kUnavailable && code != absl::StatusCode::kResourceExhausted) return absl::Status(code, message);
+      if (code != absl::StatusCode::kUnavailable && code != absl::StatusCode::kResourceExhausted)
+        return absl::Status(code, message);
       Problem problem;
       problem.type = code == absl::StatusCode::kUnavailable ? "service-unavailable" : "quota-exceeded";
       problem.detail = std::move(message);
       auto hint = info.metadata().find("retry_after_ms");
       int64_t millis = 0;
-      if (hint != info.metadata().end() && absl::SimpleAtoi(hint->second, &millis) && millis >= 0) problem.retry_after = absl::Milliseconds(millis);
+      if (hint != info.metadata().end() && absl::SimpleAtoi(hint->second, &millis) && millis >= 0)
+        problem.retry_after = absl::Milliseconds(millis);
       return MakeProblem(std::move(problem));
     }
   }

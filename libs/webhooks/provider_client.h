@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// The door to other companies' APIs for code that is no part of the integrations service: an interface, and its one real form over integrations.v1.
+// The door to other companies' APIs for code that is no part of the integrations service: an interface, and its one
+// real form over integrations.v1.
 //
-// Errors: Unavailable, ResourceExhausted, DeadlineExceeded may be tried again by the job (with the problem's retry_after); FailedPrecondition, NotFound,
-// InvalidArgument, PermissionDenied, AlreadyExists will not get better by themselves. The service has already retried what could be: callers do not retry in place.
+// Errors: Unavailable, ResourceExhausted, DeadlineExceeded may be tried again by the job (with the problem's
+// retry_after); FailedPrecondition, NotFound, InvalidArgument, PermissionDenied, AlreadyExists will not get better by
+// themselves. The service has already retried what could be: callers do not retry in place.
 #pragma once
 
 #include <memory>

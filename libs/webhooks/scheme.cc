@@ -43,7 +43,18 @@ enum class Format { kPlain, kPrefix, kPairs, kPairsTrimmed, kVersions };
 
 // A value of the request by name; several names are alternatives, the first that is present counts.
 struct Token {
-  enum class Kind { kLiteral, kBody, kHeader, kSignature, kMethod, kUrl, kTarget, kQuery, kJson, kSecret } kind = Kind::kLiteral;
+  enum class Kind {
+    kLiteral,
+    kBody,
+    kHeader,
+    kSignature,
+    kMethod,
+    kUrl,
+    kTarget,
+    kQuery,
+    kJson,
+    kSecret
+  } kind = Kind::kLiteral;
   std::vector<std::string> names;  // or the literal's text as the only one
 };
 
@@ -76,12 +87,20 @@ absl::StatusOr<Token> ParseToken(std::string_view text) {
   if (colon != std::string_view::npos) token.names = Split(text.substr(colon + 1), '|');
   bool named = !token.names.empty() && !token.names[0].empty();
   if (!named) {
-    if (text == "body") token.kind = Token::Kind::kBody;
-    else if (text == "method") token.kind = Token::Kind::kMethod;
-    else if (text == "url") token.kind = Token::Kind::kUrl;
-    else if (text == "path_query") token.kind = Token::Kind::kTarget;
-    else if (text == "secret") token.kind = Token::Kind::kSecret;
-    else return absl::InvalidArgumentError(StrCat("signed_content: {", text, "} is no token; known are body method url path_query secret header:X sig:k query:k json:a.b"));
+    if (text == "body")
+      token.kind = Token::Kind::kBody;
+    else if (text == "method")
+      token.kind = Token::Kind::kMethod;
+    else if (text == "url")
+      token.kind = Token::Kind::kUrl;
+    else if (text == "path_query")
+      token.kind = Token::Kind::kTarget;
+    else if (text == "secret")
+      token.kind = Token::Kind::kSecret;
+    else
+      return absl::InvalidArgumentError(
+          StrCat("signed_content: {", text,
+                 "} is no token; known are body method url path_query secret header:X sig:k query:k json:a.b"));
     return token;
   }
   if (kind == "header") {
@@ -94,7 +113,8 @@ absl::StatusOr<Token> ParseToken(std::string_view text) {
   } else if (kind == "json") {
     token.kind = Token::Kind::kJson;
   } else {
-    return absl::InvalidArgumentError(StrCat("\"", text, "\" is no token; known with a name are header:X sig:k query:k json:a.b"));
+    return absl::InvalidArgumentError(
+        StrCat("\"", text, "\" is no token; known with a name are header:X sig:k query:k json:a.b"));
   }
   return token;
 }
@@ -226,8 +246,8 @@ struct Scheme::Compiled {
   }
 
   // The text of one token; nullopt when the request has none.
-  std::optional<std::string> Value(const Token& token, const Delivery& delivery, const ParsedHeader& header, std::string_view url,
-                                   std::optional<JsonDocument>& document) const {
+  std::optional<std::string> Value(const Token& token, const Delivery& delivery, const ParsedHeader& header,
+                                   std::string_view url, std::optional<JsonDocument>& document) const {
     switch (token.kind) {
       case Token::Kind::kLiteral:
         return token.names[0];
@@ -304,23 +324,41 @@ absl::StatusOr<Scheme> Scheme::Compile(const catalog::SignatureScheme& declared)
 
   auto compiled = std::make_shared<Compiled>();
   Compiled& c = *compiled;
-  if (words.algorithm == "hmac-sha256") c.algorithm = Algorithm::kHmacSha256;
-  else if (words.algorithm == "hmac-sha1") c.algorithm = Algorithm::kHmacSha1;
-  else if (words.algorithm == "sha256") c.algorithm = Algorithm::kSha256;
-  else if (words.algorithm == "ed25519") c.algorithm = Algorithm::kEd25519;
-  else return absl::InvalidArgumentError(StrCat("algorithm: \"", words.algorithm, "\" is unknown; known are hmac-sha256 hmac-sha1 sha256 ed25519"));
+  if (words.algorithm == "hmac-sha256")
+    c.algorithm = Algorithm::kHmacSha256;
+  else if (words.algorithm == "hmac-sha1")
+    c.algorithm = Algorithm::kHmacSha1;
+  else if (words.algorithm == "sha256")
+    c.algorithm = Algorithm::kSha256;
+  else if (words.algorithm == "ed25519")
+    c.algorithm = Algorithm::kEd25519;
+  else
+    return absl::InvalidArgumentError(
+        StrCat("algorithm: \"", words.algorithm, "\" is unknown; known are hmac-sha256 hmac-sha1 sha256 ed25519"));
 
-  if (words.encoding == "hex") c.encoding = Encoding::kHex;
-  else if (words.encoding == "hex-any-case") c.encoding = Encoding::kHexAnyCase;
-  else if (words.encoding == "base64") c.encoding = Encoding::kBase64;
-  else if (words.encoding == "base64url") c.encoding = Encoding::kBase64Url;
-  else return absl::InvalidArgumentError(StrCat("encoding: \"", words.encoding, "\" is unknown; known are hex hex-any-case base64 base64url"));
+  if (words.encoding == "hex")
+    c.encoding = Encoding::kHex;
+  else if (words.encoding == "hex-any-case")
+    c.encoding = Encoding::kHexAnyCase;
+  else if (words.encoding == "base64")
+    c.encoding = Encoding::kBase64;
+  else if (words.encoding == "base64url")
+    c.encoding = Encoding::kBase64Url;
+  else
+    return absl::InvalidArgumentError(
+        StrCat("encoding: \"", words.encoding, "\" is unknown; known are hex hex-any-case base64 base64url"));
 
-  if (words.key_encoding == "text") c.key_encoding = KeyEncoding::kText;
-  else if (words.key_encoding == "base64") c.key_encoding = KeyEncoding::kBase64;
-  else if (words.key_encoding == "hex") c.key_encoding = KeyEncoding::kHex;
-  else if (words.key_encoding == "whsec-base64") c.key_encoding = KeyEncoding::kWhsecBase64;
-  else return absl::InvalidArgumentError(StrCat("key_encoding: \"", words.key_encoding, "\" is unknown; known are text base64 hex whsec-base64"));
+  if (words.key_encoding == "text")
+    c.key_encoding = KeyEncoding::kText;
+  else if (words.key_encoding == "base64")
+    c.key_encoding = KeyEncoding::kBase64;
+  else if (words.key_encoding == "hex")
+    c.key_encoding = KeyEncoding::kHex;
+  else if (words.key_encoding == "whsec-base64")
+    c.key_encoding = KeyEncoding::kWhsecBase64;
+  else
+    return absl::InvalidArgumentError(
+        StrCat("key_encoding: \"", words.key_encoding, "\" is unknown; known are text base64 hex whsec-base64"));
 
   size_t colon = words.header_format.find(':');
   std::string_view format = words.header_format.substr(0, colon);
@@ -333,10 +371,12 @@ absl::StatusOr<Scheme> Scheme::Compile(const catalog::SignatureScheme& declared)
   } else if ((format == "pairs" || format == "pairs-trim" || format == "versions") && rest.size() == 1) {
     c.format = format == "pairs" ? Format::kPairs : format == "versions" ? Format::kVersions : Format::kPairsTrimmed;
     c.separator = rest[0];
-    if (words.signature_key.empty()) return absl::InvalidArgumentError("signature_key: missing; it names the element that holds the signature");
+    if (words.signature_key.empty())
+      return absl::InvalidArgumentError("signature_key: missing; it names the element that holds the signature");
   } else {
-    return absl::InvalidArgumentError(
-        StrCat("header_format: \"", words.header_format, "\" is unknown; known are plain, prefix:TEXT, pairs:C, pairs-trim:C, versions:C (C: the separating character)"));
+    return absl::InvalidArgumentError(StrCat("header_format: \"", words.header_format,
+                                             "\" is unknown; known are plain, prefix:TEXT, pairs:C, pairs-trim:C, "
+                                             "versions:C (C: the separating character)"));
   }
   c.signature_key = std::string(words.signature_key);
   if (words.signature_header.empty()) return absl::InvalidArgumentError("signature_header: missing");
@@ -349,20 +389,24 @@ absl::StatusOr<Scheme> Scheme::Compile(const catalog::SignatureScheme& declared)
     has_body |= token.kind == Token::Kind::kBody;
     c.content_has_secret |= token.kind == Token::Kind::kSecret;
   }
-  if (!has_body) return absl::InvalidArgumentError("signed_content: {body} is missing; what is not signed cannot be trusted");
+  if (!has_body)
+    return absl::InvalidArgumentError("signed_content: {body} is missing; what is not signed cannot be trusted");
   if ((c.algorithm == Algorithm::kSha256) != c.content_has_secret)
     return absl::InvalidArgumentError("signed_content: {secret} belongs to algorithm sha256 and to no other");
 
   if (!words.timestamp.empty()) {
     ASSIGN_OR_RETURN(c.timestamp, ParseToken(words.timestamp));
-    if (c.timestamp->kind != Token::Kind::kHeader && c.timestamp->kind != Token::Kind::kSignature && c.timestamp->kind != Token::Kind::kJson)
+    if (c.timestamp->kind != Token::Kind::kHeader && c.timestamp->kind != Token::Kind::kSignature &&
+        c.timestamp->kind != Token::Kind::kJson)
       return absl::InvalidArgumentError("timestamp: must be header:X, sig:k or json:a.b");
     c.timestamp_unit = std::string(words.timestamp_unit);
     if (c.timestamp_unit != "s" && c.timestamp_unit != "ms" && c.timestamp_unit != "iso8601")
-      return absl::InvalidArgumentError(StrCat("timestamp_unit: \"", c.timestamp_unit, "\" is unknown; known are s ms iso8601"));
+      return absl::InvalidArgumentError(
+          StrCat("timestamp_unit: \"", c.timestamp_unit, "\" is unknown; known are s ms iso8601"));
     // An unsigned timestamp proves nothing: it must stand in the signed content (the body is in it).
     bool is_signed = c.timestamp->kind == Token::Kind::kJson;
-    for (const Token& token : c.content) is_signed |= token.kind == c.timestamp->kind && token.names == c.timestamp->names;
+    for (const Token& token : c.content)
+      is_signed |= token.kind == c.timestamp->kind && token.names == c.timestamp->names;
     if (!is_signed) return absl::InvalidArgumentError("timestamp: must be part of signed_content");
   }
   c.past = declared.tolerance_past.value_or(absl::Seconds(words.past_seconds));
@@ -374,7 +418,8 @@ absl::StatusOr<Scheme> Scheme::Compile(const catalog::SignatureScheme& declared)
   return Scheme(std::move(compiled));
 }
 
-Verdict Scheme::Verify(const Delivery& delivery, std::string_view url, absl::Span<const std::string> secrets, absl::Time now) const {
+Verdict Scheme::Verify(const Delivery& delivery, std::string_view url, absl::Span<const std::string> secrets,
+                       absl::Time now) const {
   const Compiled& c = *compiled_;
   for (const std::string& name : c.required_headers)
     if (!delivery.Header(name)) return {false, "header_missing"};
@@ -432,10 +477,18 @@ Verdict Scheme::Verify(const Delivery& delivery, std::string_view url, absl::Spa
   return {true, "", matched};
 }
 
-const catalog::ValueSource& Scheme::default_event_id() const { return compiled_->event_id; }
-const catalog::ValueSource& Scheme::default_event_type() const { return compiled_->event_type; }
-const catalog::ValueSource& Scheme::default_event_time() const { return compiled_->event_time; }
-std::string_view Scheme::default_event_time_unit() const { return compiled_->event_time_unit; }
+const catalog::ValueSource& Scheme::default_event_id() const {
+  return compiled_->event_id;
+}
+const catalog::ValueSource& Scheme::default_event_type() const {
+  return compiled_->event_type;
+}
+const catalog::ValueSource& Scheme::default_event_time() const {
+  return compiled_->event_time;
+}
+std::string_view Scheme::default_event_time_unit() const {
+  return compiled_->event_time_unit;
+}
 
 std::vector<std::string> PresetNames() {
   std::vector<std::string> names;

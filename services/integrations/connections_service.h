@@ -21,10 +21,13 @@ namespace mainstay::integrations {
 class ConnectionsServiceImpl final : public v1::ConnectionsService::Service {
  public:
   // `cursor_key`: 32 bytes, the same in every copy.
-  ConnectionsServiceImpl(const rpc::Guard& guard, postgres::Pool& pool, std::function<catalog::ModelPtr()> model, std::string cursor_key)
+  ConnectionsServiceImpl(const rpc::Guard& guard, postgres::Pool& pool, std::function<catalog::ModelPtr()> model,
+                         std::string cursor_key)
       : guard_(guard), pool_(pool), model_(std::move(model)), cursor_key_(std::move(cursor_key)) {}
-  grpc::Status ListConnections(grpc::ServerContext* context, const v1::ListConnectionsRequest* request, v1::ListConnectionsResponse* response) override;
-  grpc::Status GetConnection(grpc::ServerContext* context, const v1::GetConnectionRequest* request, v1::Connection* response) override;
+  grpc::Status ListConnections(grpc::ServerContext* context, const v1::ListConnectionsRequest* request,
+                               v1::ListConnectionsResponse* response) override;
+  grpc::Status GetConnection(grpc::ServerContext* context, const v1::GetConnectionRequest* request,
+                             v1::Connection* response) override;
 
  private:
   const rpc::Guard& guard_;

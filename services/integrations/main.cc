@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// mainstay-integrations: the only process of the suite that dials out to providers and to addresses that a user can name. Any number of copies; rate limits are
-// shared through Redis, everything else is decided here.
-#include <cstdio>
-
+// mainstay-integrations: the only process of the suite that dials out to providers and to addresses that a user can
+// name. Any number of copies; rate limits are shared through Redis, everything else is decided here.
 #include <grpcpp/grpcpp.h>
+
+#include <cstdio>
 
 #include "absl/strings/numbers.h"
 #include "libs/base/clock.h"
@@ -47,9 +47,12 @@ int Main(int argc, char** argv) {
     cursor_key = Base64Decode(cursor_key).value_or("");
     reader.Check(cursor_key.size() == 32, "cursor_key: base64 of 32 bytes is expected");
     reader.Int("database_connections", &pool_size, 1, 100, "connections to PostgreSQL");
-    reader.Int("copies", &copies, 1, 1000, "copies of this service: each one's share of a rate limit while Redis is away");
+    reader.Int("copies", &copies, 1, 1000,
+               "copies of this service: each one's share of a rate limit while Redis is away");
     reader.String("ca_file", &ca_file, "certificate authorities to trust instead of the system's");
-    reader.List("egress_allow", &allow, "networks that may be called although they are private, as 10.20.0.0/24; metadata addresses stay closed");
+    reader.List(
+        "egress_allow", &allow,
+        "networks that may be called although they are private, as 10.20.0.0/24; metadata addresses stay closed");
     reader.List("egress_schemes", &schemes, "schemes that may be called");
     reader.List("egress_ports", &ports, "ports that may be called");
     reader.List("egress_nat64", &nat64, "NAT64 prefixes in use, as 64:ff9b::/96");
@@ -75,7 +78,9 @@ int Main(int argc, char** argv) {
       reader.Check(good, StrCat("egress_ports: \"", text, "\" is no port"));
       egress_options.guard.ports.push_back(port);
     }
-    for (const std::string& scheme : schemes) reader.Check(scheme == "https" || scheme == "http", StrCat("egress_schemes: \"", scheme, "\" is not https or http"));
+    for (const std::string& scheme : schemes)
+      reader.Check(scheme == "https" || scheme == "http",
+                   StrCat("egress_schemes: \"", scheme, "\" is not https or http"));
     egress_options.guard.schemes = schemes;
   });
   if (code) return *code;
@@ -85,10 +90,13 @@ int Main(int argc, char** argv) {
   absl::StatusOr<rpc::Verifier> verifier = options.MakeVerifier();
   if (!verifier.ok()) return Fail(verifier.status());
 
-  postgres::Pool pool({.url = options.database_url, .application_name = "mainstay-integrations", .size = int(pool_size)});
+  postgres::Pool pool(
+      {.url = options.database_url, .application_name = "mainstay-integrations", .size = int(pool_size)});
   secrets::Store secrets(pool, *std::move(keys));
   // A limiter that answers late is worth less than the fallback.
-  redis::Client redis({.url = options.redis_url, .connect_timeout = absl::Milliseconds(200), .command_timeout = absl::Milliseconds(200)});
+  redis::Client redis({.url = options.redis_url,
+                       .connect_timeout = absl::Milliseconds(200),
+                       .command_timeout = absl::Milliseconds(200)});
   catalog::Watcher watcher(pool, {.service = options.name, .instance = NewId("src")});
   if (absl::Status status = watcher.Start(); !status.ok())
     log::Warn("no catalog yet", {{"reason", ToStd(status.message())}});
@@ -98,11 +106,17 @@ int Main(int argc, char** argv) {
   std::unique_ptr<Resolver> resolver = MakeSystemResolver();
   RedisRateLimiter limiter(redis, Clock::Real(), int(copies));
   ConnectionDirectory connections(pool, Clock::Real());
-  Egress egress(egress_options, {*transport, *resolver, limiter, model,
-                                 [&](std::string_view tenant, const catalog::Provider& provider, std::string_view name) { return connections.Find(tenant, provider, name); },
-                                 [&](std::string_view tenant, std::string_view name) { return secrets.Get(tenant, name); }, Clock::Real(), SystemRandom()});
+  Egress egress(egress_options,
+                {*transport, *resolver, limiter, model,
+                 [&](std::string_view tenant, const catalog::Provider& provider, std::string_view name) {
+                   return connections.Find(tenant, provider, name);
+                 },
+                 [&](std::string_view tenant, std::string_view name) { return secrets.Get(tenant, name); },
+                 Clock::Real(), SystemRandom()});
 
-  rpc::Guard guard(options.name, *std::move(verifier), [&](const std::vector<std::string>& roles, std::string_view scope) { return model()->HasScope(roles, scope); });
+  rpc::Guard guard(
+      options.name, *std::move(verifier),
+      [&](const std::vector<std::string>& roles, std::string_view scope) { return model()->HasScope(roles, scope); });
   ProvidersServiceImpl providers(guard, egress, model);
   ConnectionsServiceImpl connections_service(guard, pool, model, cursor_key);
   rpc::ServiceServer server(options);
@@ -121,4 +135,6 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace mainstay::integrations
 
-int main(int argc, char** argv) { return mainstay::integrations::Main(argc, argv); }
+int main(int argc, char** argv) {
+  return mainstay::integrations::Main(argc, argv);
+}

@@ -23,9 +23,12 @@ namespace {
 
 // $1 id $2 tenant, or "*". The second column set is only for get and replay.
 constexpr char kGetEvent[] =
-    "SELECT v.id, v.tenant, v.source, v.external_id, v.type, v.entity, v.state, extract(epoch FROM v.event_time)::numeric, extract(epoch FROM v.received_at)::numeric, "
-    "extract(epoch FROM v.processed_at)::numeric, v.duplicates, v.job_id, v.detail, v.catalog_hash, encode(e.body, 'hex'), e.catalog_hash "
-    "FROM mainstay.webhook_events_view v JOIN mainstay.webhook_events e ON e.id = v.uid WHERE v.uid = $1::uuid AND ($2 = '*' OR v.tenant = $2)";
+    "SELECT v.id, v.tenant, v.source, v.external_id, v.type, v.entity, v.state, extract(epoch FROM "
+    "v.event_time)::numeric, extract(epoch FROM v.received_at)::numeric, "
+    "extract(epoch FROM v.processed_at)::numeric, v.duplicates, v.job_id, v.detail, v.catalog_hash, encode(e.body, "
+    "'hex'), e.catalog_hash "
+    "FROM mainstay.webhook_events_view v JOIN mainstay.webhook_events e ON e.id = v.uid WHERE v.uid = $1::uuid AND ($2 "
+    "= '*' OR v.tenant = $2)";
 
 void FillTime(const pqxx::field& field, google::protobuf::Timestamp* out) {
   // Seconds with six decimals, as text: exact.
@@ -68,68 +71,91 @@ absl::Status FillEvent(pqxx::transaction_base& tx, const CallContext& call, cons
 
 }  // namespace
 
-grpc::Status EventsServiceImpl::ListWebhookEvents(grpc::ServerContext* context, const v1::ListWebhookEventsRequest* request,
+grpc::Status EventsServiceImpl::ListWebhookEvents(grpc::ServerContext* context,
+                                                  const v1::ListWebhookEventsRequest* request,
                                                   v1::ListWebhookEventsResponse* response) {
-  return guard_.Handle(*context, "mainstay.webhooks.v1.WebhookEventsService/ListWebhookEvents", [&](const CallContext& call) -> absl::Status {
-    return pool_.Snapshot(call.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
-      response->Clear();
-      catalog::Resource resource;
-      {
-        absl::MutexLock lock(&mu_);
-        if (!resource_) {
-          ASSIGN_OR_RETURN(resource_, catalog::SystemResource(tx, "mainstay.webhook_events_view",
-                                                              {.name = "webhook-events", .key = "uid", .default_sort = "-uid",
-                                                               .filterable = {"id", "source", "external_id", "type", "entity", "state", "received_at", "event_time"},
-                                                               .sortable = {"received_at"}, .hidden = {"uid"}}));
-        }
-        resource = *resource_;
-      }
-      ASSIGN_OR_RETURN(records::RowsPage page, records::ListRows(tx, resource, *model_(), call, request->query(), cursor_key_));
-      for (size_t i = 0; i < page.rows.size(); ++i) RETURN_IF_ERROR(records::FillMessage(page, i, response->add_data()));
-      *response->mutable_page() = std::move(page.page);
-      return absl::OkStatus();
-    });
-  });
+  return guard_.Handle(
+      *context, "mainstay.webhooks.v1.WebhookEventsService/ListWebhookEvents",
+      [&](const CallContext& call) -> absl::Status {
+        return pool_.Snapshot(call.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
+          response->Clear();
+          catalog::Resource resource;
+          {
+            absl::MutexLock lock(&mu_);
+            if (!resource_) {
+              ASSIGN_OR_RETURN(resource_,
+                               catalog::SystemResource(tx, "mainstay.webhook_events_view",
+                                                       {.name = "webhook-events",
+                                                        .key = "uid",
+                                                        .default_sort = "-uid",
+                                                        .filterable = {"id", "source", "external_id", "type", "entity",
+                                                                       "state", "received_at", "event_time"},
+                                                        .sortable = {"received_at"},
+                                                        .hidden = {"uid"}}));
+            }
+            resource = *resource_;
+          }
+          ASSIGN_OR_RETURN(records::RowsPage page,
+                           records::ListRows(tx, resource, *model_(), call, request->query(), cursor_key_));
+          for (size_t i = 0; i < page.rows.size(); ++i)
+            RETURN_IF_ERROR(records::FillMessage(page, i, response->add_data()));
+          *response->mutable_page() = std::move(page.page);
+          return absl::OkStatus();
+        });
+      });
 }
 
-grpc::Status EventsServiceImpl::GetWebhookEvent(grpc::ServerContext* context, const v1::GetWebhookEventRequest* request, v1::WebhookEvent* response) {
-  return guard_.Handle(*context, "mainstay.webhooks.v1.WebhookEventsService/GetWebhookEvent", [&](const CallContext& call) -> absl::Status {
-    absl::StatusOr<Uuid> id = ParseId("evt", request->id());
-    if (!id.ok()) return MakeProblem("not-found", "There is no such event");
-    return pool_.Autocommit(call.deadline, [&](pqxx::transaction_base& tx) { return FillEvent(tx, call, *id, response); });
-  });
+grpc::Status EventsServiceImpl::GetWebhookEvent(grpc::ServerContext* context, const v1::GetWebhookEventRequest* request,
+                                                v1::WebhookEvent* response) {
+  return guard_.Handle(*context, "mainstay.webhooks.v1.WebhookEventsService/GetWebhookEvent",
+                       [&](const CallContext& call) -> absl::Status {
+                         absl::StatusOr<Uuid> id = ParseId("evt", request->id());
+                         if (!id.ok()) return MakeProblem("not-found", "There is no such event");
+                         return pool_.Autocommit(call.deadline, [&](pqxx::transaction_base& tx) {
+                           return FillEvent(tx, call, *id, response);
+                         });
+                       });
 }
 
-grpc::Status EventsServiceImpl::ReplayWebhookEvent(grpc::ServerContext* context, const v1::ReplayWebhookEventRequest* request, v1::WebhookEvent* response) {
-  return guard_.Handle(*context, "mainstay.webhooks.v1.WebhookEventsService/ReplayWebhookEvent", [&](const CallContext& call) -> absl::Status {
-    absl::StatusOr<Uuid> id = ParseId("evt", request->id());
-    if (!id.ok()) return MakeProblem("not-found", "There is no such event");
-    std::vector<jobs::Enqueued> enqueued;
-    RETURN_IF_ERROR(pool_.Transaction(call.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
-      enqueued.clear();
-      response->Clear();
-      RETURN_IF_ERROR(FillEvent(tx, call, *id, response));
-      // A job that runs it now holds the row until it is done; only then is the state what it is.
-      tx.exec_params(sql::kLockEvent, id->ToString());
-      RETURN_IF_ERROR(FillEvent(tx, call, *id, response));
-      if (response->state() == v1::WEBHOOK_EVENT_STATE_RECEIVED) return MakeProblem("conflict", "The event is waiting to be processed already");
-      if (response->tenant().empty()) return MakeProblem("conflict", "The event names no tenant, so nobody can act on it");
-      CallContext owner = call;
-      const std::string name = StrCat("source:", response->source());
-      owner.principal = {response->tenant(), name, {name}};
-      jobs::JobSpec spec;
-      spec.kind = std::string(kProcessKind);
-      spec.args = StrCat("{\"event\":", JsonQuote(response->id()), "}");
-      if (!response->entity().empty()) spec.ordering_key = StrCat(response->source(), "/", response->entity());
-      spec.catalog_hash = model_()->hash;
-      ASSIGN_OR_RETURN(enqueued, jobs::Enqueue(tx, owner, {&spec, 1}));
-      tx.exec_params(sql::kReplayEvent, id->ToString(), enqueued[0].id.ToString());
-      return FillEvent(tx, call, *id, response);
-    }));
-    handoff_.Publish(enqueued);
-    log::Info("webhook event replayed", {{"event", request->id()}, {"by", call.principal.subject}, {"reason", request->reason()}, {"request_id", call.request_id}});
-    return absl::OkStatus();
-  });
+grpc::Status EventsServiceImpl::ReplayWebhookEvent(grpc::ServerContext* context,
+                                                   const v1::ReplayWebhookEventRequest* request,
+                                                   v1::WebhookEvent* response) {
+  return guard_.Handle(
+      *context, "mainstay.webhooks.v1.WebhookEventsService/ReplayWebhookEvent",
+      [&](const CallContext& call) -> absl::Status {
+        absl::StatusOr<Uuid> id = ParseId("evt", request->id());
+        if (!id.ok()) return MakeProblem("not-found", "There is no such event");
+        std::vector<jobs::Enqueued> enqueued;
+        RETURN_IF_ERROR(pool_.Transaction(call.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
+          enqueued.clear();
+          response->Clear();
+          RETURN_IF_ERROR(FillEvent(tx, call, *id, response));
+          // A job that runs it now holds the row until it is done; only then is the state what it is.
+          tx.exec_params(sql::kLockEvent, id->ToString());
+          RETURN_IF_ERROR(FillEvent(tx, call, *id, response));
+          if (response->state() == v1::WEBHOOK_EVENT_STATE_RECEIVED)
+            return MakeProblem("conflict", "The event is waiting to be processed already");
+          if (response->tenant().empty())
+            return MakeProblem("conflict", "The event names no tenant, so nobody can act on it");
+          CallContext owner = call;
+          const std::string name = StrCat("source:", response->source());
+          owner.principal = {response->tenant(), name, {name}};
+          jobs::JobSpec spec;
+          spec.kind = std::string(kProcessKind);
+          spec.args = StrCat("{\"event\":", JsonQuote(response->id()), "}");
+          if (!response->entity().empty()) spec.ordering_key = StrCat(response->source(), "/", response->entity());
+          spec.catalog_hash = model_()->hash;
+          ASSIGN_OR_RETURN(enqueued, jobs::Enqueue(tx, owner, {&spec, 1}));
+          tx.exec_params(sql::kReplayEvent, id->ToString(), enqueued[0].id.ToString());
+          return FillEvent(tx, call, *id, response);
+        }));
+        handoff_.Publish(enqueued);
+        log::Info("webhook event replayed", {{"event", request->id()},
+                                             {"by", call.principal.subject},
+                                             {"reason", request->reason()},
+                                             {"request_id", call.request_id}});
+        return absl::OkStatus();
+      });
 }
 
 }  // namespace mainstay::webhooks

@@ -14,16 +14,19 @@ constexpr int kMaxDeliveries = 2000;
 absl::Time ReceivedAt(const v1::Delivery& delivery) {
   absl::Time now = absl::Now();
   if (!delivery.has_received_at()) return now;
-  absl::Time time = absl::FromUnixSeconds(delivery.received_at().seconds()) + absl::Nanoseconds(delivery.received_at().nanos());
+  absl::Time time =
+      absl::FromUnixSeconds(delivery.received_at().seconds()) + absl::Nanoseconds(delivery.received_at().nanos());
   // Never the future: the gateway's clock may be ahead.
   return std::min(time, now);
 }
 
 }  // namespace
 
-grpc::Status IngestServiceImpl::Ingest(grpc::ServerContext* context, const v1::IngestRequest* request, v1::IngestResponse* response) {
+grpc::Status IngestServiceImpl::Ingest(grpc::ServerContext* context, const v1::IngestRequest* request,
+                                       v1::IngestResponse* response) {
   return guard_.Handle(*context, "mainstay.webhooks.v1.IngestService/Ingest", [&](const CallContext&) -> absl::Status {
-    if (request->deliveries_size() > kMaxDeliveries) return MakeProblem("invalid-parameter", "more than 2000 deliveries in one call");
+    if (request->deliveries_size() > kMaxDeliveries)
+      return MakeProblem("invalid-parameter", "more than 2000 deliveries in one call");
     std::vector<Delivery> deliveries;
     deliveries.reserve(size_t(request->deliveries_size()));
     for (const v1::Delivery& in : request->deliveries()) {

@@ -11,7 +11,8 @@ namespace mainstay::webhooks {
 class IngestServiceImpl final : public v1::IngestService::Service {
  public:
   IngestServiceImpl(const rpc::Guard& guard, Inbox& inbox) : guard_(guard), inbox_(inbox) {}
-  grpc::Status Ingest(grpc::ServerContext* context, const v1::IngestRequest* request, v1::IngestResponse* response) override;
+  grpc::Status Ingest(grpc::ServerContext* context, const v1::IngestRequest* request,
+                      v1::IngestResponse* response) override;
 
  private:
   const rpc::Guard& guard_;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// mainstay-webhooks: takes deliveries from the gateway, verifies and stores them, and lets operators look at them. Any number of copies; killed at any moment it
-// loses nothing that was acknowledged.
+// mainstay-webhooks: takes deliveries from the gateway, verifies and stores them, and lets operators look at them. Any
+// number of copies; killed at any moment it loses nothing that was acknowledged.
+#include <grpcpp/grpcpp.h>
+
 #include <cstdio>
 #include <thread>
-
-#include <grpcpp/grpcpp.h>
 
 #include "absl/synchronization/notification.h"
 #include "libs/base/clock.h"
@@ -44,12 +44,14 @@ int Main(int argc, char** argv) {
     reader.Secret("cursor_key", &cursor_key, "base64 of 32 bytes, the same for all copies: seals the cursors of lists");
     cursor_key = Base64Decode(cursor_key).value_or("");
     reader.Check(cursor_key.size() == 32, "cursor_key: base64 of 32 bytes is expected");
-    reader.String("public_url", &inbox_options.public_url, "our address as senders call it, without a path, for schemes that sign the URL");
+    reader.String("public_url", &inbox_options.public_url,
+                  "our address as senders call it, without a path, for schemes that sign the URL");
     reader.String("queue", &inbox_options.queue, "queue of the jobs that process events");
     reader.Int("database_connections", &pool_size, 2, 100, "connections to PostgreSQL");
     reader.Int("max_batch", &max_batch, 1, 5000, "events per commit");
     reader.Int("max_waiting", &max_waiting, 1, 1000000, "events that may wait for a commit; above it senders get 503");
-    reader.Duration("purge_interval", &purge_interval, absl::Seconds(1), absl::Hours(24), "how often dedup keys past their window are forgotten");
+    reader.Duration("purge_interval", &purge_interval, absl::Seconds(1), absl::Hours(24),
+                    "how often dedup keys past their window are forgotten");
     reader.Check(max_waiting >= max_batch, "max_waiting: must be at least max_batch");
   });
   if (code) return *code;
@@ -70,8 +72,12 @@ int Main(int argc, char** argv) {
     log::Warn("no catalog yet", {{"reason", ToStd(status.message())}});
   auto model = [&watcher] { return watcher.model(); };
 
-  Inbox inbox(inbox_options, {pool, model, [&](std::string_view tenant, std::string_view name) { return secrets.Get(tenant, name); }, handoff, Clock::Real()});
-  rpc::Guard guard(options.name, *std::move(verifier), [&](const std::vector<std::string>& roles, std::string_view scope) { return model()->HasScope(roles, scope); });
+  Inbox inbox(inbox_options,
+              {pool, model, [&](std::string_view tenant, std::string_view name) { return secrets.Get(tenant, name); },
+               handoff, Clock::Real()});
+  rpc::Guard guard(
+      options.name, *std::move(verifier),
+      [&](const std::vector<std::string>& roles, std::string_view scope) { return model()->HasScope(roles, scope); });
   IngestServiceImpl ingest(guard, inbox);
   EventsServiceImpl events(guard, pool, handoff, model, cursor_key);
 
@@ -106,4 +112,6 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace mainstay::webhooks
 
-int main(int argc, char** argv) { return mainstay::webhooks::Main(argc, argv); }
+int main(int argc, char** argv) {
+  return mainstay::webhooks::Main(argc, argv);
+}

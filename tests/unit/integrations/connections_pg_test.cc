@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "libs/integrations/connections.h"
-
 #include <catch2/catch.hpp>
 
+#include "libs/integrations/connections.h"
 #include "libs/postgres/pool.h"
 #include "tests/support/postgres.h"
 #include "tests/support/status.h"
@@ -18,9 +17,12 @@ TEST_CASE("the tenant's own connection wins over the installation's, and that ov
   std::string url = testing::NewMigratedDatabase();
   Sql(url,
       "INSERT INTO mainstay.connections (id, tenant, provider, name, secret, state) VALUES "
-      "(gen_random_uuid(), '', 'pay', 'default', 'shared', 'ready'), (gen_random_uuid(), 'acme', 'pay', 'default', 'own', 'ready'), "
-      "(gen_random_uuid(), 'acme', 'pay', 'eu', 'eu-key', 'ready'), (gen_random_uuid(), 'acme', 'pay', 'broken', 'x', 'needs_reconnect')");
-  postgres::Pool pool({.url = testing::Postgres::As(url, "mainstay_integrations"), .application_name = "connections_test", .size = 2});
+      "(gen_random_uuid(), '', 'pay', 'default', 'shared', 'ready'), (gen_random_uuid(), 'acme', 'pay', 'default', "
+      "'own', 'ready'), "
+      "(gen_random_uuid(), 'acme', 'pay', 'eu', 'eu-key', 'ready'), (gen_random_uuid(), 'acme', 'pay', 'broken', 'x', "
+      "'needs_reconnect')");
+  postgres::Pool pool(
+      {.url = testing::Postgres::As(url, "mainstay_integrations"), .application_name = "connections_test", .size = 2});
   SimulatedClock clock(absl::Now());
   ConnectionDirectory directory(pool, clock);
   catalog::Provider pay, mail;
@@ -39,7 +41,10 @@ TEST_CASE("the tenant's own connection wins over the installation's, and that ov
   CHECK(secret("acme", mail, "") == "declared");
   CHECK_THAT(directory.Find("globex", pay, "eu"), HasProblem("not-found"));
   CHECK_THAT(directory.Find("acme", pay, "broken"), HasProblem("conflict"));
-  CHECK(testing::SqlValue(url, "SELECT count(*) FROM mainstay.connections_view WHERE last_used_at IS NOT NULL AND id LIKE 'conn\\_%'") == "4");
+  CHECK(testing::SqlValue(
+            url,
+            "SELECT count(*) FROM mainstay.connections_view WHERE last_used_at IS NOT NULL AND id LIKE 'conn\\_%'") ==
+        "4");
   // A change is seen once what is remembered is ten seconds old.
   Sql(url, "UPDATE mainstay.connections SET secret = 'rotated' WHERE secret = 'own'");
   CHECK(secret("acme", pay, "") == "own");
@@ -50,8 +55,11 @@ TEST_CASE("the tenant's own connection wins over the installation's, and that ov
 TEST_CASE("what is remembered outlasts a short absence of PostgreSQL") {
   auto server = testing::Postgres::StartOwn();
   std::string url = server->NewMigratedDatabase();
-  Sql(url, "INSERT INTO mainstay.connections (id, tenant, provider, secret) VALUES (gen_random_uuid(), 'acme', 'pay', 'own')");
-  postgres::Pool pool({.url = testing::Postgres::As(url, "mainstay_integrations"), .application_name = "connections_test", .size = 1});
+  Sql(url,
+      "INSERT INTO mainstay.connections (id, tenant, provider, secret) VALUES (gen_random_uuid(), 'acme', 'pay', "
+      "'own')");
+  postgres::Pool pool(
+      {.url = testing::Postgres::As(url, "mainstay_integrations"), .application_name = "connections_test", .size = 1});
   SimulatedClock clock(absl::Now());
   ConnectionDirectory directory(pool, clock);
   catalog::Provider pay;

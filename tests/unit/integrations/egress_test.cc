@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The engine with its real transport against a real HTTP server: retries, hints, deadlines, what is unknown, pages, limits, redirects.
+// The engine with its real transport against a real HTTP server: retries, hints, deadlines, what is unknown, pages,
+// limits, redirects.
 #include "libs/integrations/egress.h"
 
 #include <catch2/catch.hpp>
@@ -42,7 +43,8 @@ struct World {
     provider.auth_secret = "pay-key";
     provider.timeout = absl::Seconds(5);
     provider.max_attempts = 4;
-    auto add = [&](std::string name, std::string method, std::string path, bool idempotent = false) -> catalog::Operation& {
+    auto add = [&](std::string name, std::string method, std::string path,
+                   bool idempotent = false) -> catalog::Operation& {
       catalog::Operation& operation = provider.operations[name];
       operation.name = name;
       operation.method = std::move(method);
@@ -55,7 +57,12 @@ struct World {
     add("create_once", "POST", "/things", true);
     add("remove", "DELETE", "/things/{id}");
     catalog::Operation& list = add("list", "GET", "/things");
-    list.pagination = {.style = "last_id", .items = "data", .cursor_param = "starting_after", .size_param = "limit", .has_more_path = "has_more", .page_size = 2};
+    list.pagination = {.style = "last_id",
+                       .items = "data",
+                       .cursor_param = "starting_after",
+                       .size_param = "limit",
+                       .has_more_path = "has_more",
+                       .page_size = 2};
     catalog::Operation& linked = add("linked", "GET", "/linked");
     linked.pagination = {.style = "next_url", .items = "data", .cursor_path = "next"};
     model->providers["pay"] = provider;
@@ -69,18 +76,22 @@ struct World {
   catalog::Provider& provider() { return model->providers["pay"]; }
   Egress& engine() {
     if (egress == nullptr)
-      egress = std::make_unique<Egress>(options, EgressDependencies{*transport, resolver, limiter, [this]() -> catalog::ModelPtr { return model; },
-                                                                    [](std::string_view tenant, const catalog::Provider& p, std::string_view) {
-                                                                      return absl::StatusOr<Credentials>(Credentials{p.auth_secret, std::string(tenant)});
-                                                                    },
-                                                                    [](std::string_view, std::string_view name) {
-                                                                      return absl::StatusOr<std::vector<std::string>>({StrCat("live-", name), "old"});
-                                                                    },
-                                                                    Clock::Real(), [] { return 0.5; }});
+      egress = std::make_unique<Egress>(
+          options,
+          EgressDependencies{*transport, resolver, limiter, [this]() -> catalog::ModelPtr { return model; },
+                             [](std::string_view tenant, const catalog::Provider& p, std::string_view) {
+                               return absl::StatusOr<Credentials>(Credentials{p.auth_secret, std::string(tenant)});
+                             },
+                             [](std::string_view, std::string_view name) {
+                               return absl::StatusOr<std::vector<std::string>>({StrCat("live-", name), "old"});
+                             },
+                             Clock::Real(), [] { return 0.5; }});
     return *egress;
   }
-  absl::StatusOr<CallResult> Call(std::string operation, std::string params = "{}", std::string body = "", std::string key = "") {
-    return engine().Call(context, {"pay", "", std::move(operation), std::move(params), std::move(body), std::move(key)});
+  absl::StatusOr<CallResult> Call(std::string operation, std::string params = "{}", std::string body = "",
+                                  std::string key = "") {
+    return engine().Call(context,
+                         {"pay", "", std::move(operation), std::move(params), std::move(body), std::move(key)});
   }
   HttpStub stub;
   std::shared_ptr<catalog::Model> model = std::make_shared<catalog::Model>();
@@ -130,14 +141,18 @@ TEST_CASE("each way of authentication stands where it is declared") {
 }
 
 TEST_CASE("a read is tried again after 503 and after a broken connection") {
-  World w([](const Request&, int n) { return n == 0 ? Response{.status = 503} : n == 1 ? Response{.hang_up = true} : Response{}; });
+  World w([](const Request&, int n) {
+    return n == 0 ? Response{.status = 503} : n == 1 ? Response{.hang_up = true} : Response{};
+  });
   auto result = w.Call("get", R"({"id":"1"})");
   REQUIRE_THAT(result, IsOk());
   CHECK(result->attempts == 3);
 }
 
 TEST_CASE("attempts are bounded and the last error is told") {
-  World w([](const Request&, int) { return Response{.status = 502, .body = R"({"error":{"code":"upstream_down","message":"secret text"}})"}; });
+  World w([](const Request&, int) {
+    return Response{.status = 502, .body = R"({"error":{"code":"upstream_down","message":"secret text"}})"};
+  });
   auto result = w.Call("get", R"({"id":"1"})");
   CallFailure failure = FailureOf(result);
   CHECK(failure.error == ErrorClass::kTransient);
@@ -156,7 +171,9 @@ TEST_CASE("a create without key is not repeated once bytes were sent: its outcom
 }
 
 TEST_CASE("with an idempotency key it is, with the same key and the same bytes") {
-  World w([](const Request&, int n) { return n < 2 ? Response{.hang_up = true} : Response{.status = 201, .body = "{\"id\":\"x\"}"}; });
+  World w([](const Request&, int n) {
+    return n < 2 ? Response{.hang_up = true} : Response{.status = 201, .body = "{\"id\":\"x\"}"};
+  });
   const std::string body = "{\"b\" : 1,\"a\":2}";
   auto result = w.Call("create_once", "{}", body, "job_1");
   REQUIRE_THAT(result, IsOk());
@@ -182,7 +199,9 @@ TEST_CASE("nothing listening is not sent, so even a create is tried again") {
 }
 
 TEST_CASE("Retry-After is waited for when short, handed on when long") {
-  World w([](const Request&, int n) { return n == 0 ? Response{.status = 429, .headers = {{"Retry-After", "1"}}} : Response{}; });
+  World w([](const Request&, int n) {
+    return n == 0 ? Response{.status = 429, .headers = {{"Retry-After", "1"}}} : Response{};
+  });
   absl::Time before = absl::Now();
   auto result = w.Call("get", R"({"id":"1"})");
   REQUIRE_THAT(result, IsOk());
@@ -230,7 +249,9 @@ TEST_CASE("client errors are final and classed") {
 }
 
 TEST_CASE("the error map turns a status with a body into a class of its own") {
-  World w([](const Request&, int n) { return n == 0 ? Response{.status = 409, .body = R"({"code":"key_in_use"})"} : Response{}; });
+  World w([](const Request&, int n) {
+    return n == 0 ? Response{.status = 409, .body = R"({"code":"key_in_use"})"} : Response{};
+  });
   w.provider().error_map = {{"409:code=key_in_use", "transient"}};
   auto result = w.Call("get", R"({"id":"1"})");
   REQUIRE_THAT(result, IsOk());
@@ -364,8 +385,10 @@ TEST_CASE("the rate limit delays what fits the deadline and refuses the rest") {
 
 TEST_CASE("pages are followed to the end, a broken page is an error") {
   World w([](const Request& request, int) {
-    if (request.target.find("starting_after=d") != std::string::npos) return Response{.body = R"({"data":[{"id":"e"}],"has_more":false})"};
-    if (request.target.find("starting_after=b") != std::string::npos) return Response{.body = R"({"data":[{"id":"c"},{"id":"d"}],"has_more":true})"};
+    if (request.target.find("starting_after=d") != std::string::npos)
+      return Response{.body = R"({"data":[{"id":"e"}],"has_more":false})"};
+    if (request.target.find("starting_after=b") != std::string::npos)
+      return Response{.body = R"({"data":[{"id":"c"},{"id":"d"}],"has_more":true})"};
     return Response{.body = R"({"data":[{"id":"a"},{"id":"b"}],"has_more":true})"};
   });
   std::vector<std::string> pages;
@@ -375,7 +398,8 @@ TEST_CASE("pages are followed to the end, a broken page is an error") {
                                       return absl::OkStatus();
                                     }),
                IsOk());
-  CHECK(pages == std::vector<std::string>{R"([{"id":"a"},{"id":"b"}])", R"([{"id":"c"},{"id":"d"}])", R"([{"id":"e"}])"});
+  CHECK(pages ==
+        std::vector<std::string>{R"([{"id":"a"},{"id":"b"}])", R"([{"id":"c"},{"id":"d"}])", R"([{"id":"e"}])"});
   CHECK(w.stub.requests()[0].target == "/api/things?limit=2");
   CHECK(w.stub.requests()[1].target == "/api/things?limit=2&starting_after=b");
 }
@@ -383,8 +407,12 @@ TEST_CASE("pages are followed to the end, a broken page is an error") {
 TEST_CASE("a next address elsewhere is denied, a loop is noticed") {
   std::string next;
   HttpStub other([](const Request&, int) { return Response{}; });
-  World w([&](const Request&, int) { return Response{.body = StrCat("{\"data\":[],\"next\":", JsonQuote(next), "}")}; });
-  auto pages = [&] { return w.engine().CallPages(w.context, {"pay", "", "linked", "{}", "", ""}, [](const CallResult&) { return absl::OkStatus(); }); };
+  World w(
+      [&](const Request&, int) { return Response{.body = StrCat("{\"data\":[],\"next\":", JsonQuote(next), "}")}; });
+  auto pages = [&] {
+    return w.engine().CallPages(w.context, {"pay", "", "linked", "{}", "", ""},
+                                [](const CallResult&) { return absl::OkStatus(); });
+  };
   next = other.url() + "/linked?p=2";
   CHECK_THAT(pages(), StatusIs(absl::StatusCode::kFailedPrecondition, "next_url_denied"));
   CHECK(other.requests().empty());
@@ -414,12 +442,16 @@ TEST_CASE("fetch follows checked redirects without credentials, and stops at a p
   CHECK(fetched->content_type == "text/plain");
   CHECK(w.stub.requests()[0].headers.count("authorization") == 0);
   location = "http://10.0.0.1/secret";
-  CHECK_THAT(w.engine().Fetch(w.context, w.stub.url() + "/start", 1000), StatusIs(absl::StatusCode::kFailedPrecondition, "url_not_allowed"));
+  CHECK_THAT(w.engine().Fetch(w.context, w.stub.url() + "/start", 1000),
+             StatusIs(absl::StatusCode::kFailedPrecondition, "url_not_allowed"));
   location = "/start";
-  CHECK_THAT(w.engine().Fetch(w.context, w.stub.url() + "/start", 1000), StatusIs(absl::StatusCode::kFailedPrecondition, "too_many_redirects"));
-  CHECK_THAT(w.engine().Fetch(w.context, "http://169.254.169.254/", 1000), StatusIs(absl::StatusCode::kFailedPrecondition, "url_not_allowed"));
+  CHECK_THAT(w.engine().Fetch(w.context, w.stub.url() + "/start", 1000),
+             StatusIs(absl::StatusCode::kFailedPrecondition, "too_many_redirects"));
+  CHECK_THAT(w.engine().Fetch(w.context, "http://169.254.169.254/", 1000),
+             StatusIs(absl::StatusCode::kFailedPrecondition, "url_not_allowed"));
   location = "/end";
-  CHECK_THAT(w.engine().Fetch(w.context, w.stub.url() + "/start", 3), StatusIs(absl::StatusCode::kFailedPrecondition, "too_large"));
+  CHECK_THAT(w.engine().Fetch(w.context, w.stub.url() + "/start", 3),
+             StatusIs(absl::StatusCode::kFailedPrecondition, "too_large"));
 }
 
 }  // namespace

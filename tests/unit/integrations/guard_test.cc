@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The guard against the recorded cases (tests/data/ssrf-cases.json): addresses, spellings, names, answers, redirects, next pages.
+// The guard against the recorded cases (tests/data/ssrf-cases.json): addresses, spellings, names, answers, redirects,
+// next pages.
 #include "libs/integrations/guard.h"
 
 #include <catch2/catch.hpp>
@@ -38,7 +39,8 @@ void Override(GuardPolicy& policy, const JsonValue& declared) {
 }
 
 // One hop: the URL's checks, then those of its answers. Empty: it may be dialled.
-std::string Hop(const GuardPolicy& policy, const absl::StatusOr<Target>& target, const std::vector<std::string>& answers) {
+std::string Hop(const GuardPolicy& policy, const absl::StatusOr<Target>& target,
+                const std::vector<std::string>& answers) {
   if (!target.ok()) return GuardReason(target.status());
   if (target->literal) return {};
   std::vector<Address> addresses;
@@ -79,7 +81,8 @@ TEST_CASE("every recorded case gets its verdict") {
           refused = why == "downgrade" ? why : "redirect_denied";
           break;
         }
-        if (const JsonValue* keeps = c.Find("send_credentials_after")) CHECK((next->Origin() == target->Origin()) == keeps->boolean());
+        if (const JsonValue* keeps = c.Find("send_credentials_after"))
+          CHECK((next->Origin() == target->Origin()) == keeps->boolean());
         at = *next;
       }
     }
@@ -87,7 +90,8 @@ TEST_CASE("every recorded case gets its verdict") {
       absl::StatusOr<Target> next = CheckReference(policy, *target, next_url->text());
       if (!next.ok() || next->Origin() != target->Origin()) refused = "next_url_denied";
     }
-    INFO(c.Find("id")->text() << " " << c.Find("url")->raw() << ": we say \"" << refused << "\", expected " << c.Find("reason")->text());
+    INFO(c.Find("id")->text() << " " << c.Find("url")->raw() << ": we say \"" << refused << "\", expected "
+                              << c.Find("reason")->text());
     CHECK(refused.empty() == (c.Find("verdict")->text() == "allow"));
     ++checked;
     same_reason += (refused.empty() ? "ok" : refused) == c.Find("reason")->text();
@@ -121,7 +125,8 @@ TEST_CASE("what is sent is rebuilt from the checked parts") {
 TEST_CASE("networks are parsed strictly") {
   CHECK(Cidr::Parse("10.0.0.0/8").ok());
   CHECK(Cidr::Parse("fd00::/8").ok());
-  for (const char* bad : {"10.0.0.0/33", "10.0.0/8", "x", "", "10.0.0.0/", "10.0.0.0/-1", "::/129"}) CHECK_FALSE(Cidr::Parse(bad).ok());
+  for (const char* bad : {"10.0.0.0/33", "10.0.0/8", "x", "", "10.0.0.0/", "10.0.0.0/-1", "::/129"})
+    CHECK_FALSE(Cidr::Parse(bad).ok());
 }
 
 }  // namespace

@@ -52,7 +52,9 @@ HttpStub::~HttpStub() {
   for (std::thread& connection : connections) connection.join();
 }
 
-std::string HttpStub::url() const { return StrCat("http://127.0.0.1:", port_); }
+std::string HttpStub::url() const {
+  return StrCat("http://127.0.0.1:", port_);
+}
 
 std::vector<HttpStub::Request> HttpStub::requests() {
   absl::MutexLock lock(&mu_);
@@ -102,7 +104,8 @@ void HttpStub::Serve(int socket) {
   Response response = answer_(request, number);
   absl::SleepFor(response.delay);
   if (!response.hang_up) {
-    std::string out = StrCat("HTTP/1.1 ", response.status, " X\r\nContent-Length: ", response.body.size(), "\r\nConnection: close\r\n");
+    std::string out = StrCat("HTTP/1.1 ", response.status, " X\r\nContent-Length: ", response.body.size(),
+                             "\r\nConnection: close\r\n");
     for (const auto& [name, value] : response.headers) StrAppend(&out, name, ": ", value, "\r\n");
     StrAppend(&out, "\r\n", response.body);
     for (size_t sent = 0; sent < out.size();) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A provider for tests: a real HTTP/1.1 server on a free port of 127.0.0.1, a thread per connection, whose every answer the test decides. Closes after each answer.
+// A provider for tests: a real HTTP/1.1 server on a free port of 127.0.0.1, a thread per connection, whose every answer
+// the test decides. Closes after each answer.
 #pragma once
 
 #include <functional>

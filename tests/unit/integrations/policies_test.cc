@@ -25,7 +25,9 @@ TEST_CASE("a hint is never undercut and at most a second exceeded") {
 }
 
 TEST_CASE("Retry-After is read in all its forms and ignored in all others") {
-  auto parse = [](std::vector<std::string> values, std::string date = "") { return ParseRetryAfter(values, date, kStart); };
+  auto parse = [](std::vector<std::string> values, std::string date = "") {
+    return ParseRetryAfter(values, date, kStart);
+  };
   CHECK(parse({"120"}) == absl::Seconds(120));
   CHECK(parse({"0"}) == absl::ZeroDuration());
   CHECK(parse({"Thu, 01 Jan 2026 00:01:00 GMT"}) == absl::Minutes(1));
@@ -69,7 +71,8 @@ TEST_CASE("what may be tried again follows the table") {
   CHECK(JudgeStatus("POST", true, 502).retry);
   CHECK_FALSE(JudgeStatus("POST", false, 504).retry);
   CHECK(JudgeStatus("POST", false, 504).error == ErrorClass::kOutcomeUnknown);
-  for (int status : {400, 401, 403, 404, 405, 409, 410, 413, 422, 501}) CHECK_FALSE(JudgeStatus("GET", true, status).retry);
+  for (int status : {400, 401, 403, 404, 405, 409, 410, 413, 422, 501})
+    CHECK_FALSE(JudgeStatus("GET", true, status).retry);
   CHECK(JudgeStatus("GET", false, 404).error == ErrorClass::kNotFound);
   CHECK(JudgeStatus("GET", false, 401).error == ErrorClass::kAuth);
   CHECK(JudgeStatus("GET", false, 422).error == ErrorClass::kValidation);

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "libs/integrations/rate_limit.h"
-
 #include <catch2/catch.hpp>
 
 #include "absl/time/clock.h"
+#include "libs/integrations/rate_limit.h"
 #include "libs/redis/client.h"
 #include "tests/support/redis.h"
 
@@ -51,7 +50,8 @@ TEST_CASE("all limits of a call permit or none is charged, and keys expire by th
 
 TEST_CASE("without Redis each copy goes on with its share") {
   auto server = testing::Redis::StartOwn();
-  redis::Client client({.url = server->url(), .connect_timeout = absl::Milliseconds(200), .command_timeout = absl::Milliseconds(200)});
+  redis::Client client(
+      {.url = server->url(), .connect_timeout = absl::Milliseconds(200), .command_timeout = absl::Milliseconds(200)});
   RedisRateLimiter limiter(client, Clock::Real(), 2);
   const std::vector<Limit> limits = {{testing::UniquePrefix() + "down", 10, absl::Seconds(100), 10}};
   CHECK(limiter.Take(limits) == absl::ZeroDuration());

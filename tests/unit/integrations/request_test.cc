@@ -42,14 +42,16 @@ TEST_CASE("missing, unknown and escaping parameters are named") {
 }
 
 TEST_CASE("the next link is found among others, quoted commas included") {
-  CHECK(NextLink({R"(<https://a.example/?p=1>; rel="prev", <https://a.example/?p=3>; title="x, y"; rel="next")"}) == "https://a.example/?p=3");
+  CHECK(NextLink({R"(<https://a.example/?p=1>; rel="prev", <https://a.example/?p=3>; title="x, y"; rel="next")"}) ==
+        "https://a.example/?p=3");
   CHECK(NextLink({"</items?p=2>; rel=next"}) == "/items?p=2");
   CHECK(NextLink({R"(<a>; rel="first next")"}) == "a");
   CHECK_FALSE(NextLink({R"(<a>; rel="last")", "garbage", "<open"}).has_value());
   CHECK_FALSE(NextLink({}).has_value());
 }
 
-PageRead Read(const catalog::Pagination& pagination, const std::string& json, std::string sent = "", std::vector<std::string> links = {}) {
+PageRead Read(const catalog::Pagination& pagination, const std::string& json, std::string sent = "",
+              std::vector<std::string> links = {}) {
   auto body = JsonDocument::Parse(json);
   REQUIRE_THAT(body, IsOk());
   auto page = ReadPage(pagination, body->root(), links, sent);

@@ -17,7 +17,8 @@ JsonDocument Parsed(std::string text) {
 }
 
 TEST_CASE("values are found by path, the first source that is present wins") {
-  JsonDocument body = Parsed(R"({"data":{"object":{"id":"pay_1","n":12345678901234567890,"list":[{"x":true}]}},"none":null,"empty":""})");
+  JsonDocument body = Parsed(
+      R"({"data":{"object":{"id":"pay_1","n":12345678901234567890,"list":[{"x":true}]}},"none":null,"empty":""})");
   Delivery delivery;
   delivery.target = "/hooks/x?a=1&b=%20&c=2&c=3";
   delivery.headers = {{"x-id", "h1"}, {"twice", "1"}, {"twice", "2"}};
@@ -46,7 +47,8 @@ TEST_CASE("times are plain digits or RFC 3339") {
   CHECK(*ParseSenderTime("1767225600", "s") == absl::FromUnixSeconds(1767225600));
   CHECK(*ParseSenderTime("1767225600123", "ms") == absl::FromUnixMillis(1767225600123));
   CHECK(*ParseSenderTime("2026-01-01T00:00:00Z", "iso8601") == absl::FromUnixSeconds(1767225600));
-  for (const char* bad : {"", "12a", "-1", "+1", "1.5", " 1", "99999999999999999"}) CHECK_FALSE(ParseSenderTime(bad, "s").ok());
+  for (const char* bad : {"", "12a", "-1", "+1", "1.5", " 1", "99999999999999999"})
+    CHECK_FALSE(ParseSenderTime(bad, "s").ok());
   CHECK_FALSE(ParseSenderTime("1767225600000", "s").ok());
 }
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The way in, against real PostgreSQL as the service's own role: what is stored, what is refused, what a duplicate changes.
-#include "libs/webhooks/inbox.h"
-
+// The way in, against real PostgreSQL as the service's own role: what is stored, what is refused, what a duplicate
+// changes.
 #include <catch2/catch.hpp>
 #include <set>
 #include <thread>
@@ -13,6 +12,7 @@
 #include "libs/base/text.h"
 #include "libs/jobs/enqueue.h"
 #include "libs/postgres/pool.h"
+#include "libs/webhooks/inbox.h"
 #include "tests/support/postgres.h"
 #include "tests/support/status.h"
 
@@ -53,24 +53,28 @@ struct World {
     source.enabled = false;
     model->sources["off"] = source;
     model->hash = "h1";
-    inbox = std::make_unique<Inbox>(options, InboxDependencies{pool, [this]() -> catalog::ModelPtr { return model; },
-                                                               [this](std::string_view, std::string_view) { return secrets; }, handoff, clock});
+    inbox = std::make_unique<Inbox>(
+        options, InboxDependencies{pool, [this]() -> catalog::ModelPtr { return model; },
+                                   [this](std::string_view, std::string_view) { return secrets; }, handoff, clock});
   }
 
-  static std::string Body(const std::string& id, const std::string& payment = "pay_1", const std::string& type = "payment.succeeded", const std::string& account = "acme") {
-    return StrCat("{\"id\":", JsonText(id), ",\"account\":", JsonText(account), ",\"type\":", JsonText(type), ",\"created\":1767225000,\"data\":{\"object\":{\"id\":",
-                  JsonText(payment), "}}}");
+  static std::string Body(const std::string& id, const std::string& payment = "pay_1",
+                          const std::string& type = "payment.succeeded", const std::string& account = "acme") {
+    return StrCat("{\"id\":", JsonText(id), ",\"account\":", JsonText(account), ",\"type\":", JsonText(type),
+                  ",\"created\":1767225000,\"data\":{\"object\":{\"id\":", JsonText(payment), "}}}");
   }
   static std::string JsonText(const std::string& text) { return StrCat("\"", text, "\""); }
 
-  static Delivery Signed(std::string body, const std::string& secret = kSecret, const std::string& source = "payments") {
+  static Delivery Signed(std::string body, const std::string& secret = kSecret,
+                         const std::string& source = "payments") {
     Delivery delivery;
     delivery.source = source;
     delivery.method = "POST";
     delivery.target = StrCat("/hooks/", source);
-    delivery.headers = {{"content-type", "application/json; charset=utf-8"},
-                        {"authorization", "Basic c2VjcmV0"},
-                        {"stripe-signature", StrCat("t=1767225600,v1=", HexEncode(HmacSha256(secret, StrCat("1767225600.", body))))}};
+    delivery.headers = {
+        {"content-type", "application/json; charset=utf-8"},
+        {"authorization", "Basic c2VjcmV0"},
+        {"stripe-signature", StrCat("t=1767225600,v1=", HexEncode(HmacSha256(secret, StrCat("1767225600.", body))))}};
     delivery.body = std::move(body);
     delivery.received_at = kNow;
     delivery.remote_address = "203.0.113.9";
@@ -86,7 +90,8 @@ struct World {
   std::string Value(const std::string& sql) { return SqlValue(url, sql); }
 
   std::string url = testing::NewMigratedDatabase();
-  postgres::Pool pool{{.url = testing::Postgres::As(url, "mainstay_webhooks"), .application_name = "inbox_test", .size = 4}};
+  postgres::Pool pool{
+      {.url = testing::Postgres::As(url, "mainstay_webhooks"), .application_name = "inbox_test", .size = 4}};
   SimulatedClock clock{kNow};
   RecordingHandoff handoff;
   std::shared_ptr<catalog::Model> model = std::make_shared<catalog::Model>();
@@ -109,14 +114,19 @@ TEST_CASE("an authentic delivery is stored with its job in one commit") {
   REQUIRE(answer.event_id.substr(0, 4) == "evt_");
   CHECK(answer.body == StrCat("{\"event\":\"", answer.event_id, "\"}"));
   auto rows = Sql(w.url,
-                  "SELECT v.id, e.tenant, e.source, e.external_id, e.type, e.entity, e.state, e.catalog_hash, convert_from(e.body, 'UTF8'), e.request_id, "
-                  "extract(epoch FROM e.event_time)::bigint::text, v.duplicates::text, j.kind, j.tenant, j.ordering_key, j.principal->>'subject', j.traceparent, "
-                  "j.args::text, v.job_id = mainstay.format_id('job', j.id) FROM mainstay.webhook_events e JOIN mainstay.webhook_events_view v ON v.uid = e.id "
+                  "SELECT v.id, e.tenant, e.source, e.external_id, e.type, e.entity, e.state, e.catalog_hash, "
+                  "convert_from(e.body, 'UTF8'), e.request_id, "
+                  "extract(epoch FROM e.event_time)::bigint::text, v.duplicates::text, j.kind, j.tenant, "
+                  "j.ordering_key, j.principal->>'subject', j.traceparent, "
+                  "j.args::text, v.job_id = mainstay.format_id('job', j.id) FROM mainstay.webhook_events e JOIN "
+                  "mainstay.webhook_events_view v ON v.uid = e.id "
                   "JOIN mainstay.jobs j ON j.id = e.job_id");
   REQUIRE(rows.size() == 1);
-  CHECK(rows[0] == std::vector<std::string>{answer.event_id, "acme", "payments", "evt_a", "payment.succeeded", "pay_1", "received", "h1", body, "req-1", "1767225000",
-                                            "0", "webhooks.process", "acme", "payments/pay_1", "source:payments",
-                                            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", StrCat("{\"event\":\"", answer.event_id, "\"}"), "t"});
+  CHECK(rows[0] == std::vector<std::string>{answer.event_id, "acme", "payments", "evt_a", "payment.succeeded", "pay_1",
+                                            "received", "h1", body, "req-1", "1767225000", "0", "webhooks.process",
+                                            "acme", "payments/pay_1", "source:payments",
+                                            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+                                            StrCat("{\"event\":\"", answer.event_id, "\"}"), "t"});
   CHECK(w.handoff.published == 1);
   // Credentials of the transport are not kept, the signature is.
   CHECK(w.Value("SELECT headers::text FROM mainstay.webhook_events").find("c2VjcmV0") == std::string::npos);
@@ -146,7 +156,8 @@ TEST_CASE("duplicates that arrive at once on many threads, also within one call,
     senders.emplace_back([&] {
       for (int round = 0; round < 5; ++round) {
         std::vector<Delivery> deliveries;
-        for (int i = 0; i < 20; ++i) deliveries.push_back(World::Signed(World::Body(StrCat("evt_", i % 10), StrCat("pay_", i % 3))));
+        for (int i = 0; i < 20; ++i)
+          deliveries.push_back(World::Signed(World::Body(StrCat("evt_", i % 10), StrCat("pay_", i % 3))));
         for (const Answer& answer : w.inbox->Ingest(std::move(deliveries))) {
           absl::MutexLock lock(&mu);
           CHECK(answer.status == 200);
@@ -167,15 +178,17 @@ TEST_CASE("duplicates that arrive at once on many threads, also within one call,
 TEST_CASE("two committers on one database agree on who was first") {
   World a(Patient());
   World b(Patient());
-  b.inbox = std::make_unique<Inbox>(Patient(), InboxDependencies{a.pool, [&]() -> catalog::ModelPtr { return a.model; },
-                                                                 [&](std::string_view, std::string_view) { return a.secrets; }, a.handoff, a.clock});
+  b.inbox = std::make_unique<Inbox>(
+      Patient(), InboxDependencies{a.pool, [&]() -> catalog::ModelPtr { return a.model; },
+                                   [&](std::string_view, std::string_view) { return a.secrets; }, a.handoff, a.clock});
   std::vector<std::thread> senders;
   for (Inbox* inbox : {a.inbox.get(), b.inbox.get()}) {
     senders.emplace_back([inbox] {
       for (int round = 0; round < 10; ++round) {
         std::vector<Delivery> deliveries;
         // Each in another order.
-        for (int i = 0; i < 30; ++i) deliveries.push_back(World::Signed(World::Body(StrCat("evt_", round, "_", (i * 7 + round) % 30))));
+        for (int i = 0; i < 30; ++i)
+          deliveries.push_back(World::Signed(World::Body(StrCat("evt_", round, "_", (i * 7 + round) % 30))));
         for (const Answer& answer : inbox->Ingest(std::move(deliveries))) CHECK(answer.status == 200);
       }
     });
@@ -216,8 +229,9 @@ TEST_CASE("what is refused before verification has its own status") {
 
 TEST_CASE("authentic but broken events are kept as invalid, without a job") {
   World w(Patient());
-  for (const std::string& body : {std::string("not json"), std::string("{}"), World::Body("evt_x", "pay_1", "payment.succeeded", "*"),
-                                  World::Body("evt_y", "pay_1", "payment.succeeded", "../etc"), World::Body(std::string(300, 'i'))}) {
+  for (const std::string& body :
+       {std::string("not json"), std::string("{}"), World::Body("evt_x", "pay_1", "payment.succeeded", "*"),
+        World::Body("evt_y", "pay_1", "payment.succeeded", "../etc"), World::Body(std::string(300, 'i'))}) {
     Answer answer = w.Send(World::Signed(body));
     CHECK(answer.status == 200);
     CHECK_FALSE(answer.event_id.empty());
@@ -252,8 +266,10 @@ TEST_CASE("PostgreSQL away is 503, and the same delivery is stored once it is ba
   auto server = testing::Postgres::StartOwn();
   std::string url = server->NewMigratedDatabase();
   World w(Patient());
-  postgres::Pool pool({.url = testing::Postgres::As(url, "mainstay_webhooks"), .application_name = "inbox_test", .size = 2});
-  Inbox inbox({}, {pool, [&]() -> catalog::ModelPtr { return w.model; }, [&](std::string_view, std::string_view) { return w.secrets; }, w.handoff, Clock::Real()});
+  postgres::Pool pool(
+      {.url = testing::Postgres::As(url, "mainstay_webhooks"), .application_name = "inbox_test", .size = 2});
+  Inbox inbox({}, {pool, [&]() -> catalog::ModelPtr { return w.model; },
+                   [&](std::string_view, std::string_view) { return w.secrets; }, w.handoff, Clock::Real()});
   // Signed for the real clock.
   auto delivery = [] {
     std::string body = World::Body("evt_a");

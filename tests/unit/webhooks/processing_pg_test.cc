@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// From a stored event to the user's rows, on the demo's schema and catalog, as the worker's own role; only the provider is a fake.
-#include "libs/webhooks/processing.h"
-
+// From a stored event to the user's rows, on the demo's schema and catalog, as the worker's own role; only the provider
+// is a fake.
 #include <catch2/catch.hpp>
 #include <deque>
 #include <pqxx/pqxx>
@@ -15,6 +14,7 @@
 #include "libs/catalog/publish.h"
 #include "libs/jobs/enqueue.h"
 #include "libs/postgres/pool.h"
+#include "libs/webhooks/processing.h"
 #include "tests/support/environment.h"
 #include "tests/support/postgres.h"
 #include "tests/support/status.h"
@@ -58,7 +58,8 @@ class TestJob : public jobs::RunningJob {
   absl::Status Progress(double, std::string_view) override { return absl::OkStatus(); }
   absl::Status FinishIn(pqxx::transaction_base& tx, const Outcome& outcome) override {
     if (fenced) return absl::FailedPreconditionError("fenced");
-    tx.exec_params("INSERT INTO public.finished VALUES ($1, $2, $3, $4)", id_.ToString(), int(outcome.kind), outcome.result, outcome.code);
+    tx.exec_params("INSERT INTO public.finished VALUES ($1, $2, $3, $4)", id_.ToString(), int(outcome.kind),
+                   outcome.result, outcome.code);
     return absl::OkStatus();
   }
   bool fenced = false;
@@ -73,10 +74,13 @@ struct World {
   World() {
     Sql(url, testing::ReadFile(testing::SourceDir() + "/deploy/demo/schema.sql"));
     Sql(url,
-        "CREATE TABLE public.finished (job uuid, kind int, result text, code text); GRANT INSERT ON public.finished TO mainstay_worker;"
+        "CREATE TABLE public.finished (job uuid, kind int, result text, code text); GRANT INSERT ON public.finished TO "
+        "mainstay_worker;"
         "INSERT INTO shop.tenants VALUES ('acme', 'Acme'), ('globex', 'Globex');"
-        "INSERT INTO shop.customers (id, tenant_id, email, name) VALUES (1, 'acme', 'a@example.com', 'A'), (2, 'globex', 'g@example.com', 'G');"
-        "INSERT INTO shop.orders (id, tenant_id, customer_id, number, status) VALUES (10, 'acme', 1, 'A-10', 'open'), (11, 'acme', 1, 'A-11', 'cancelled'), "
+        "INSERT INTO shop.customers (id, tenant_id, email, name) VALUES (1, 'acme', 'a@example.com', 'A'), (2, "
+        "'globex', 'g@example.com', 'G');"
+        "INSERT INTO shop.orders (id, tenant_id, customer_id, number, status) VALUES (10, 'acme', 1, 'A-10', 'open'), "
+        "(11, 'acme', 1, 'A-11', 'cancelled'), "
         "(20, 'globex', 2, 'G-20', 'open');");
     auto files = catalog::ReadFolder(testing::SourceDir() + "/deploy/demo/catalog");
     REQUIRE_THAT(files, IsOk());
@@ -94,15 +98,19 @@ struct World {
   }
 
   // As the inbox stores it.
-  std::string Event(const std::string& payment, const std::string& tenant = "acme", const std::string& type = "payment.succeeded") {
+  std::string Event(const std::string& payment, const std::string& tenant = "acme",
+                    const std::string& type = "payment.succeeded") {
     Uuid id = NewUuid();
-    std::string body = StrCat("{\"id\":\"evt\",\"type\":\"", type, "\",\"account\":\"", tenant, "\",\"data\":{\"object\":{\"id\":\"", payment, "\"}}}");
+    std::string body = StrCat("{\"id\":\"evt\",\"type\":\"", type, "\",\"account\":\"", tenant,
+                              "\",\"data\":{\"object\":{\"id\":\"", payment, "\"}}}");
     postgres::Pool owner({.url = url, .application_name = "test", .size = 1});
     REQUIRE_THAT(owner.Autocommit(absl::Now() + absl::Seconds(20),
                                   [&](pqxx::transaction_base& tx) -> absl::Status {
                                     tx.exec_params(
-                                        "INSERT INTO mainstay.webhook_events (id, tenant, source, external_id, type, entity, state, received_at, dedup_key, target, headers, body) "
-                                        "VALUES ($1::uuid, $2, 'payments', 'evt', $3, $4, 'received', now(), $1::uuid::text, '/hooks/payments', '[]', convert_to($5, 'UTF8'))",
+                                        "INSERT INTO mainstay.webhook_events (id, tenant, source, external_id, type, "
+                                        "entity, state, received_at, dedup_key, target, headers, body) "
+                                        "VALUES ($1::uuid, $2, 'payments', 'evt', $3, $4, 'received', now(), "
+                                        "$1::uuid::text, '/hooks/payments', '[]', convert_to($5, 'UTF8'))",
                                         id.ToString(), tenant, type, payment, body);
                                     return absl::OkStatus();
                                   }),
@@ -114,14 +122,19 @@ struct World {
     TestJob job(StrCat("{\"event\":\"", event, "\"}"), tenant);
     return Run(job);
   }
-  static std::string Payment(const std::string& id, const std::string& order, const std::string& status, const std::string& updated_at, const std::string& amount = "12.50") {
-    return StrCat("{\"id\":\"", id, "\",\"status\":\"", status, "\",\"amount\":\"", amount, "\",\"currency\":\"EUR\",\"metadata\":{\"order_id\":", order, "},\"updated_at\":", updated_at, "}");
+  static std::string Payment(const std::string& id, const std::string& order, const std::string& status,
+                             const std::string& updated_at, const std::string& amount = "12.50") {
+    return StrCat("{\"id\":\"", id, "\",\"status\":\"", status, "\",\"amount\":\"", amount,
+                  "\",\"currency\":\"EUR\",\"metadata\":{\"order_id\":", order, "},\"updated_at\":", updated_at, "}");
   }
-  std::string State(const std::string& event) { return Value(StrCat("SELECT state FROM mainstay.webhook_events_view WHERE id = '", event, "'")); }
+  std::string State(const std::string& event) {
+    return Value(StrCat("SELECT state FROM mainstay.webhook_events_view WHERE id = '", event, "'"));
+  }
   std::string Value(const std::string& sql) { return SqlValue(url, sql); }
 
   std::string url = testing::NewMigratedDatabase();
-  postgres::Pool pool{{.url = testing::Postgres::As(url, "mainstay_worker"), .application_name = "processing_test", .size = 4}};
+  postgres::Pool pool{
+      {.url = testing::Postgres::As(url, "mainstay_worker"), .application_name = "processing_test", .size = 4}};
   catalog::ModelPtr model;
   FakeProvider provider;
   jobs::Registry registry;
@@ -134,8 +147,11 @@ TEST_CASE("a thin event is fetched and applied to two resources, and the job end
   Outcome outcome = w.Process(event);
   INFO(outcome.code << " " << outcome.message);
   CHECK(outcome.kind == Outcome::Kind::kDone);
-  CHECK(outcome.result == R"({"applied":[{"resource":"payments","status":"created"},{"resource":"orders","status":"updated"}],"state":"processed"})");
-  CHECK(w.Value("SELECT status || ' ' || amount || ' ' || tenant_id || ' ' || order_id FROM shop.payments WHERE id = 'pay_1'") == "succeeded 12.50 acme 10");
+  CHECK(
+      outcome.result ==
+      R"({"applied":[{"resource":"payments","status":"created"},{"resource":"orders","status":"updated"}],"state":"processed"})");
+  CHECK(w.Value("SELECT status || ' ' || amount || ' ' || tenant_id || ' ' || order_id FROM shop.payments WHERE id = "
+                "'pay_1'") == "succeeded 12.50 acme 10");
   CHECK(w.Value("SELECT status FROM shop.orders WHERE id = 10") == "paid");
   CHECK(w.State(event) == "processed");
   CHECK(w.Value("SELECT count(*) FROM public.finished WHERE kind = 0") == "1");
@@ -253,10 +269,13 @@ TEST_CASE("times given as numbers are taken as seconds or milliseconds") {
   World w;
   w.provider.answer = World::Payment("pay_1", "10", "pending", "1767225600");
   CHECK(w.Process(w.Event("pay_1")).kind == Outcome::Kind::kDone);
-  CHECK(w.Value("SELECT extract(epoch FROM provider_updated_at)::bigint FROM shop.payments WHERE id = 'pay_1'") == "1767225600");
+  CHECK(w.Value("SELECT extract(epoch FROM provider_updated_at)::bigint FROM shop.payments WHERE id = 'pay_1'") ==
+        "1767225600");
   w.provider.answer = World::Payment("pay_1", "10", "pending", "1767225601500");
   CHECK(w.Process(w.Event("pay_1")).kind == Outcome::Kind::kDone);
-  CHECK(w.Value("SELECT (extract(epoch FROM provider_updated_at) * 1000)::bigint FROM shop.payments WHERE id = 'pay_1'") == "1767225601500");
+  CHECK(w.Value(
+            "SELECT (extract(epoch FROM provider_updated_at) * 1000)::bigint FROM shop.payments WHERE id = 'pay_1'") ==
+        "1767225601500");
 }
 
 TEST_CASE("what the provider left out or got wrong is a failure that names the field") {
@@ -268,7 +287,8 @@ TEST_CASE("what the provider left out or got wrong is a failure that names the f
   w.provider.answer = World::Payment("pay_2", "10", "succeeded", "\"2026-01-01T00:00:00Z\"", "a lot");
   std::string wrong = w.Event("pay_2");
   CHECK(w.Process(wrong).kind == Outcome::Kind::kDead);
-  CHECK(w.Value(StrCat("SELECT detail FROM mainstay.webhook_events_view WHERE id = '", wrong, "'")).find("amount") != std::string::npos);
+  CHECK(w.Value(StrCat("SELECT detail FROM mainstay.webhook_events_view WHERE id = '", wrong, "'")).find("amount") !=
+        std::string::npos);
 }
 
 TEST_CASE("an event without route ends as unrouted, malformed arguments are dead") {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The engine against verdicts recorded from the senders' own libraries (tests/data/webhook-vectors.json): ours must say what a byte-exact verifier with a replay
-// window says, also where those libraries are lenient.
+// The engine against verdicts recorded from the senders' own libraries (tests/data/webhook-vectors.json): ours must say
+// what a byte-exact verifier with a replay window says, also where those libraries are lenient.
 #include "libs/webhooks/scheme.h"
 
 #include <catch2/catch.hpp>
@@ -55,7 +55,8 @@ Delivery ToDelivery(const JsonValue& vector) {
 TEST_CASE("every recorded delivery gets the strict verdict") {
   JsonLimits limits;
   limits.depth = 64;
-  auto document = JsonDocument::Parse(testing::ReadFile(testing::SourceDir() + "/tests/data/webhook-vectors.json"), limits);
+  auto document =
+      JsonDocument::Parse(testing::ReadFile(testing::SourceDir() + "/tests/data/webhook-vectors.json"), limits);
   REQUIRE_THAT(document, IsOk());
   std::map<std::string, int> checked;
   for (const JsonValue& vector : document->root().items()) {
@@ -65,7 +66,8 @@ TEST_CASE("every recorded delivery gets the strict verdict") {
     for (const JsonValue& secret : vector.Find("secrets")->items()) secrets.emplace_back(secret.text());
     const absl::Time now = absl::FromUnixSeconds(std::stoll(std::string(vector.Find("now_unix")->text())));
     Verdict verdict = Preset(preset).Verify(delivery, vector.Find("url")->text(), secrets, now);
-    INFO(preset << " " << vector.Find("name")->text() << ": " << vector.Find("why")->text() << "; we say " << verdict.reason);
+    INFO(preset << " " << vector.Find("name")->text() << ": " << vector.Find("why")->text() << "; we say "
+                << verdict.reason);
     CHECK(verdict.authentic == vector.Find("strict_valid")->boolean());
     ++checked[preset];
   }
@@ -77,7 +79,8 @@ TEST_CASE("every recorded delivery gets the strict verdict") {
 Delivery StripeDelivery(const std::string& secret, const std::string& body, int64_t t) {
   Delivery delivery;
   delivery.body = body;
-  delivery.headers.emplace_back("stripe-signature", StrCat("t=", t, ",v1=", HexEncode(HmacSha256(secret, StrCat(t, ".", body)))));
+  delivery.headers.emplace_back("stripe-signature",
+                                StrCat("t=", t, ",v1=", HexEncode(HmacSha256(secret, StrCat(t, ".", body)))));
   return delivery;
 }
 
@@ -109,7 +112,8 @@ TEST_CASE("the matching secret is named and unusable ones are passed over") {
   CHECK(verdict.authentic);
   CHECK(verdict.secret == 2);
   CHECK(scheme.Verify(delivery, "", {}, absl::FromUnixSeconds(1000)).reason == "no_usable_secret");
-  CHECK(Preset("standard-webhooks").Verify(delivery, "", {"x"}, absl::FromUnixSeconds(1000)).reason == "signature_missing");
+  CHECK(Preset("standard-webhooks").Verify(delivery, "", {"x"}, absl::FromUnixSeconds(1000)).reason ==
+        "signature_missing");
 }
 
 TEST_CASE("slack and zoom sign version, time and body with colons between") {
@@ -117,7 +121,8 @@ TEST_CASE("slack and zoom sign version, time and body with colons between") {
     const std::string prefix = std::string(name) == "slack" ? "x-slack-" : "x-zm-";
     Delivery delivery;
     delivery.body = "payload=%7B%7D";
-    delivery.headers = {{prefix + "request-timestamp", "1000"}, {prefix + "signature", StrCat("v0=", HexEncode(HmacSha256("s", "v0:1000:payload=%7B%7D")))}};
+    delivery.headers = {{prefix + "request-timestamp", "1000"},
+                        {prefix + "signature", StrCat("v0=", HexEncode(HmacSha256("s", "v0:1000:payload=%7B%7D")))}};
     CHECK(Preset(name).Verify(delivery, "", {"s"}, absl::FromUnixSeconds(1001)).authentic);
     delivery.body += " ";
     CHECK(Preset(name).Verify(delivery, "", {"s"}, absl::FromUnixSeconds(1001)).reason == "mismatch");
@@ -135,9 +140,12 @@ TEST_CASE("paddle separates by semicolons and takes any of several signatures") 
 TEST_CASE("square signs the address it was told") {
   Delivery delivery;
   delivery.body = "{}";
-  delivery.headers = {{"x-square-hmacsha256-signature", Base64Encode(HmacSha256("s", "https://hooks.example.com/hooks/square{}"))}};
-  CHECK(Preset("square").Verify(delivery, "https://hooks.example.com/hooks/square", {"s"}, absl::UnixEpoch()).authentic);
-  CHECK_FALSE(Preset("square").Verify(delivery, "https://hooks.example.com/hooks/other", {"s"}, absl::UnixEpoch()).authentic);
+  delivery.headers = {
+      {"x-square-hmacsha256-signature", Base64Encode(HmacSha256("s", "https://hooks.example.com/hooks/square{}"))}};
+  CHECK(
+      Preset("square").Verify(delivery, "https://hooks.example.com/hooks/square", {"s"}, absl::UnixEpoch()).authentic);
+  CHECK_FALSE(
+      Preset("square").Verify(delivery, "https://hooks.example.com/hooks/other", {"s"}, absl::UnixEpoch()).authentic);
 }
 
 TEST_CASE("linear's time stands inside the signed body") {

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Both services as processes, spoken to over gRPC as their neighbours do: a signed delivery goes in, is seen, replayed; a provider is called through its connection.
+// Both services as processes, spoken to over gRPC as their neighbours do: a signed delivery goes in, is seen, replayed;
+// a provider is called through its connection.
+#include <grpcpp/grpcpp.h>
+#include <grpcpp/support/error_details.h>
+
 #include <catch2/catch.hpp>
 #include <csignal>
 #include <fstream>
-#include <grpcpp/grpcpp.h>
-#include <grpcpp/support/error_details.h>
 
 #include "absl/time/clock.h"
 #include "google/rpc/error_details.pb.h"
@@ -37,7 +39,8 @@ using mainstay::testing::SqlValue;
 using mainstay::testing::StatusIs;
 
 struct World {
-  explicit World(std::function<integrations::HttpStub::Response(const integrations::HttpStub::Request&, int)> answer) : stub(std::move(answer)) {
+  explicit World(std::function<integrations::HttpStub::Response(const integrations::HttpStub::Request&, int)> answer)
+      : stub(std::move(answer)) {
     testing::Sql(url, testing::ReadFile(testing::SourceDir() + "/deploy/demo/schema.sql"));
     auto files = catalog::ReadFolder(testing::SourceDir() + "/deploy/demo/catalog");
     REQUIRE_THAT(files, IsOk());
@@ -54,12 +57,14 @@ struct World {
   // Starts a service and waits until it answers.
   std::shared_ptr<grpc::Channel> Start(const std::string& name, const std::string& more) {
     int port = testing::FreePort();
-    Write(name + ".yaml", StrCat("listen: 127.0.0.1:", port, "\nadmin_listen: 127.0.0.1:", testing::FreePort(), "\ndatabase_url: '",
-                                 testing::Postgres::As(url, StrCat("mainstay_", name)), "'\nredis_url: ", testing::Redis::Shared().url(),
-                                 "\nprincipal_key: ", Base64Encode(keys.private_key), "\ntrusted_keys:\n  gateway: ", Base64Encode(keys.public_key),
-                                 "\nsecrets_key_file: ", directory.path(), "/kek\ncursor_key: ", Base64Encode(std::string(32, 'k')), "\n", more));
-    processes.push_back(std::make_unique<testing::Subprocess>(
-        testing::SpawnOptions{.argv = {testing::BinDir() + "/mainstay-" + name, "--config", directory.path() + "/" + name + ".yaml"}}));
+    Write(name + ".yaml",
+          StrCat("listen: 127.0.0.1:", port, "\nadmin_listen: 127.0.0.1:", testing::FreePort(), "\ndatabase_url: '",
+                 testing::Postgres::As(url, StrCat("mainstay_", name)),
+                 "'\nredis_url: ", testing::Redis::Shared().url(), "\nprincipal_key: ", Base64Encode(keys.private_key),
+                 "\ntrusted_keys:\n  gateway: ", Base64Encode(keys.public_key), "\nsecrets_key_file: ",
+                 directory.path(), "/kek\ncursor_key: ", Base64Encode(std::string(32, 'k')), "\n", more));
+    processes.push_back(std::make_unique<testing::Subprocess>(testing::SpawnOptions{
+        .argv = {testing::BinDir() + "/mainstay-" + name, "--config", directory.path() + "/" + name + ".yaml"}}));
     auto channel = grpc::CreateChannel(StrCat("127.0.0.1:", port), grpc::InsecureChannelCredentials());
     bool up = channel->WaitForConnected(std::chrono::system_clock::now() + std::chrono::seconds(20));
     INFO(processes.back()->output());
@@ -85,7 +90,9 @@ struct World {
 
 webhooks::v1::Delivery Signed(const std::string& id, const std::string& secret) {
   webhooks::v1::Delivery delivery;
-  std::string body = StrCat("{\"id\":\"", id, "\",\"account\":\"acme\",\"type\":\"payment.succeeded\",\"created\":1767225000,\"data\":{\"object\":{\"id\":\"pay_1\"}}}");
+  std::string body = StrCat("{\"id\":\"", id,
+                            "\",\"account\":\"acme\",\"type\":\"payment.succeeded\",\"created\":1767225000,\"data\":{"
+                            "\"object\":{\"id\":\"pay_1\"}}}");
   int64_t t = absl::ToUnixSeconds(absl::Now());
   delivery.set_source("payments");
   delivery.set_method("POST");
@@ -169,7 +176,9 @@ TEST_CASE("the webhooks service stores, shows and replays") {
   CHECK(again.state() == webhooks::v1::WEBHOOK_EVENT_STATE_RECEIVED);
   CHECK(again.detail().empty());
   CHECK(again.job_id() != event.job_id());
-  CHECK(SqlValue(w.url, "SELECT count(*) FROM mainstay.jobs WHERE kind = 'webhooks.process' AND principal->>'subject' = 'source:payments'") == "2");
+  CHECK(SqlValue(w.url,
+                 "SELECT count(*) FROM mainstay.jobs WHERE kind = 'webhooks.process' AND principal->>'subject' = "
+                 "'source:payments'") == "2");
 
   // Nobody without a principal, nobody without the scope.
   grpc::ClientContext bare;
@@ -186,11 +195,14 @@ TEST_CASE("the webhooks service stores, shows and replays") {
 
 TEST_CASE("the integrations service calls a provider with the tenant's credentials and tells classes of failures") {
   int status = 200;
-  World w([&](const auto&, int) { return integrations::HttpStub::Response{.status = status, .body = R"({"id":"pay_1","status":"succeeded"})"}; });
+  World w([&](const auto&, int) {
+    return integrations::HttpStub::Response{.status = status, .body = R"({"id":"pay_1","status":"succeeded"})"};
+  });
   auto channel = w.Start("integrations", "egress_allow: [127.0.0.0/8]\n");
   auto client = webhooks::MakeGrpcProviderClient(channel, w.signer);
   auto context = w.As("acme", {"source:payments"});
-  auto answer = client->Call(context, {.provider = "payments", .operation = "get_payment", .params = R"({"id":"pay_1"})"});
+  auto answer =
+      client->Call(context, {.provider = "payments", .operation = "get_payment", .params = R"({"id":"pay_1"})"});
   REQUIRE_THAT(answer, IsOk());
   CHECK(*answer == R"({"id":"pay_1","status":"succeeded"})");
   auto requests = w.stub.requests();
@@ -200,10 +212,13 @@ TEST_CASE("the integrations service calls a provider with the tenant's credentia
   CHECK(requests[0].headers["traceparent"].substr(3, 32) == "0af7651916cd43dd8448eb211c80319c");
 
   status = 404;
-  CHECK_THAT(client->Call(context, {.provider = "payments", .operation = "get_payment", .params = R"({"id":"x"})"}), StatusIs(absl::StatusCode::kNotFound, "not_found"));
+  CHECK_THAT(client->Call(context, {.provider = "payments", .operation = "get_payment", .params = R"({"id":"x"})"}),
+             StatusIs(absl::StatusCode::kNotFound, "not_found"));
   status = 503;
-  CHECK_THAT(client->Call(context, {.provider = "payments", .operation = "get_payment", .params = R"({"id":"x"})"}), StatusIs(absl::StatusCode::kUnavailable, "transient"));
-  CHECK_THAT(client->Call(context, {.provider = "payments", .operation = "get_payment"}), HasProblem("validation-failed"));
+  CHECK_THAT(client->Call(context, {.provider = "payments", .operation = "get_payment", .params = R"({"id":"x"})"}),
+             StatusIs(absl::StatusCode::kUnavailable, "transient"));
+  CHECK_THAT(client->Call(context, {.provider = "payments", .operation = "get_payment"}),
+             HasProblem("validation-failed"));
 
   auto providers = integrations::v1::ProvidersService::NewStub(channel);
   integrations::v1::ListProvidersResponse listed;
@@ -232,7 +247,9 @@ TEST_CASE("the integrations service calls a provider with the tenant's credentia
   CHECK(info.metadata().at("http_status") == "503");
   CHECK(info.metadata().at("retried_by") == "integrations");
 
-  testing::Sql(w.url, "INSERT INTO mainstay.connections (id, tenant, provider, secret) VALUES (gen_random_uuid(), 'acme', 'payments', 'payments-api-key')");
+  testing::Sql(w.url,
+               "INSERT INTO mainstay.connections (id, tenant, provider, secret) VALUES (gen_random_uuid(), 'acme', "
+               "'payments', 'payments-api-key')");
   auto connections = integrations::v1::ConnectionsService::NewStub(channel);
   integrations::v1::ListConnectionsResponse rows;
   grpc::ClientContext rows_context;
