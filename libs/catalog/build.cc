@@ -582,6 +582,7 @@ class Builder {
              true);
       } else {
         std::vector<std::string> choices;
+        choices.reserve(keys.size());
         for (const ForeignKey* key : keys) choices.push_back(StrCat("[", absl::StrJoin(key->columns, ", "), "]"));
         Fail(path,
              StrCat(from_text, " has ", keys.size(), " foreign keys to ", TableText(to),
@@ -677,6 +678,7 @@ class Builder {
 
   static std::string QuotedList(const std::vector<std::string>& columns) {
     std::vector<std::string> quoted;
+    quoted.reserve(columns.size());
     for (const std::string& column : columns) quoted.push_back(QuoteName(column));
     return absl::StrJoin(quoted, ", ");
   }
@@ -816,6 +818,7 @@ class Builder {
   template <typename Map>
   static std::vector<std::string> Keys(const Map& map) {
     std::vector<std::string> keys;
+    keys.reserve(map.size());
     for (const auto& [key, value] : map) keys.push_back(key);
     return keys;
   }

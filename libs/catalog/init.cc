@@ -56,6 +56,7 @@ std::string TableText(const Table& table) {
 }
 std::string YamlList(const std::vector<std::string>& names) {
   std::vector<std::string> out;
+  out.reserve(names.size());
   for (const std::string& name : names) out.push_back(AsYaml(name));
   return out.size() == 1 ? out[0] : StrCat("[", absl::StrJoin(out, ", "), "]");
 }
@@ -112,6 +113,7 @@ bool CanBeKey(const Table& table) {
 
 std::vector<std::string> FieldsOf(const Draftee& draftee, const std::vector<std::string>& columns) {
   std::vector<std::string> fields;
+  fields.reserve(columns.size());
   for (const std::string& column : columns) fields.push_back(draftee.field_of.at(column));
   return fields;
 }

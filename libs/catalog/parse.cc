@@ -569,6 +569,7 @@ std::string ExpressionProblem(const std::string& text, const std::vector<std::st
   std::string word = text.substr(0, colon);
   if (colon == std::string::npos || std::find(words.begin(), words.end(), word) == words.end()) {
     std::vector<std::string> forms;
+    forms.reserve(words.size());
     for (const std::string& w : words) forms.push_back(w + ":…");
     return StrCat("\"", text, "\" is not ", Choice(forms));
   }

@@ -70,6 +70,7 @@ absl::StatusOr<Prepared> Prepare(pqxx::transaction_base& tx, const std::vector<F
 
 std::vector<std::string> Lines(const std::vector<Mistake>& warnings) {
   std::vector<std::string> lines;
+  lines.reserve(warnings.size());
   for (const Mistake& warning : warnings) lines.push_back(warning.ToString());
   return lines;
 }
