@@ -195,12 +195,26 @@ std::optional<Int> ReadInt(std::string_view text) {
   return value;
 }
 
+constexpr std::string_view kOutOfRange = "the number is too large or too small";
+constexpr std::string_view kBadCharacter = "U+0000 is not allowed";
+
+// The stable code that goes with a sentence of SetScalar or SetValue.
+std::string CodeOf(const FieldDescriptor& field, std::string_view wrong) {
+  if (wrong == kOutOfRange) return "out_of_range";
+  if (wrong == kBadCharacter) return "invalid_characters";
+  return field.cpp_type() == CppType::CPPTYPE_ENUM ? "invalid_value" : "invalid_type";
+}
+
 // Scalars from their text. `json` tells strings from numbers; from a parameter everything is text.
 std::string SetScalar(Message& message, const FieldDescriptor& field, std::string_view text) {
   const Reflection& r = *message.GetReflection();
   const bool add = field.is_repeated();
   const auto integer = [&](auto value, auto set, auto append) -> std::string {
-    if (!value) return "an integer in range is expected";
+    if (!value) {
+      const std::string_view digits = text.substr(0, 1) == "-" ? text.substr(1) : text;
+      const bool whole = !digits.empty() && digits.find_first_not_of("0123456789") == std::string_view::npos;
+      return std::string(whole ? kOutOfRange : "an integer is expected");
+    }
     add ? (r.*append)(&message, &field, *value) : (r.*set)(&message, &field, *value);
     return "";
   };
@@ -244,7 +258,7 @@ std::string SetScalar(Message& message, const FieldDescriptor& field, std::strin
     case CppType::CPPTYPE_STRING: {
       std::string value(text);
       if (value.find('\0') != std::string::npos && field.type() == FieldDescriptor::TYPE_STRING)
-        return "U+0000 is not allowed";
+        return std::string(kBadCharacter);
       if (field.type() == FieldDescriptor::TYPE_BYTES && !IsRawJson(field)) {
         auto bytes = Base64UrlDecode(text);
         if (!bytes) return "base64url without padding is expected";
@@ -408,7 +422,7 @@ void ReadJson(const JsonValue& json, std::string_view pointer, Message& message,
     } else {
       const std::string wrong = SetValue(message, *field, member.value, at, errors);
       if (!wrong.empty())
-        fail(at, field->cpp_type() == CppType::CPPTYPE_ENUM ? "invalid_value" : "invalid_type", wrong);
+        fail(at, CodeOf(*field, wrong), wrong);
     }
   }
   for (int i = 0; i < descriptor.field_count(); ++i) {

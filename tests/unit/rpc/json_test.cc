@@ -96,7 +96,7 @@ TEST_CASE("64-bit integers are read from strings and numbers, exactly or not at 
   for (const char* bad : {R"({"size":"9223372036854775808"})", R"({"size":1.0})", R"({"size":1e2})", R"({"size":" 1"})",
                           R"({"size":"+1"})", R"({"size":""})", R"({"size":true})"}) {
     INFO(bad);
-    CHECK(Errors(bad, info) == std::map<std::string, std::string>{{"/size", "invalid_type"}});
+    CHECK(Errors(bad, info) == std::map<std::string, std::string>{{"/size", std::string_view(bad).find("775808") != std::string::npos ? "out_of_range" : "invalid_type"}});
   }
 }
 
@@ -117,7 +117,7 @@ TEST_CASE("every mistake is named at once, with its pointer") {
         std::map<std::string, std::string>{{"/count", "invalid_value"}});
   CHECK(query.deleted() == common::v1::DELETED_MODE_INCLUDE);
   jobs::NewJob new_job;
-  CHECK(Errors(R"({"kind":"a\u0000b"})", new_job) == std::map<std::string, std::string>{{"/kind", "invalid_type"}});
+  CHECK(Errors(R"({"kind":"a\u0000b"})", new_job) == std::map<std::string, std::string>{{"/kind", "invalid_characters"}});
   CHECK(Errors(R"({"kind":"a","runAt":"2026-11-24T08:15:30Z"})", new_job) ==
         std::map<std::string, std::string>{{"/runAt", "unknown_field"}});
   CHECK(Errors("[]", new_job) == std::map<std::string, std::string>{{"", "invalid_type"}});
@@ -134,6 +134,21 @@ TEST_CASE("parameters are read from text") {
   CHECK(SetFromText(options, dry_run, "true").empty());
   CHECK(options.dry_run());
   CHECK_FALSE(SetFromText(options, dry_run, "1").empty());
+}
+
+TEST_CASE("a number that does not fit is out_of_range, one that is no integer invalid_type, NUL invalid_characters") {
+  const auto code = [](std::string json) {
+    const auto document = JsonDocument::Parse(std::move(json));
+    REQUIRE(document.ok());
+    mainstay::jobs::v1::NewJob job;
+    const auto problem = ProblemFromStatus(FromJson(document->root(), job));
+    CHECK(problem.detail == "1 field is wrong");
+    return problem.errors.empty() ? "" : problem.errors[0].code;
+  };
+  CHECK(code(R"({"kind":"a","priority":2147483648})") == "out_of_range");
+  CHECK(code(R"({"kind":"a","priority":1.0})") == "invalid_type");
+  CHECK(code(R"({"kind":"a","priority":1e2})") == "invalid_type");
+  CHECK(code(R"({"kind":"a","queue":"\u0000"})") == "invalid_characters");
 }
 
 }  // namespace mainstay::rpc
