@@ -1,0 +1,364 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "libs/records/plan.h"
+
+#include <algorithm>
+
+#include "libs/base/strings.h"
+#include "libs/base/text.h"
+#include "libs/records/value.h"
+
+namespace mainstay::records {
+
+using catalog::ColumnType;
+using catalog::Field;
+using catalog::Relation;
+using catalog::Resource;
+using catalog::TypeFamily;
+
+std::string Quote(std::string_view identifier) {
+  std::string out = "\"";
+  for (char c : identifier) {
+    if (c == '"') out += '"';
+    out += c;
+  }
+  return out + "\"";
+}
+
+std::string TableOf(const Resource& resource) { return StrCat(Quote(resource.schema), ".", Quote(resource.table)); }
+std::string Column(const std::string& alias, const Field& field) { return StrCat(alias, ".", Quote(field.column)); }
+
+std::string SqlBuilder::Bind(std::optional<std::string> value, std::string_view cast) {
+  params.push_back(std::move(value));
+  return StrCat("$", params.size(), "::", cast);
+}
+
+std::string SqlBuilder::Tenant(std::string_view cast) {
+  for (const auto& [name, number] : tenant_)
+    if (name == cast) return StrCat("$", number, "::", cast);
+  tenant_.emplace_back(cast, static_cast<int>(params.size()) + 1);
+  principal_params.emplace_back(static_cast<int>(params.size()), Operand::Kind::kTenant);
+  return Bind(context_.principal.tenant, cast);
+}
+
+std::string SqlBuilder::Subject(std::string_view cast) {
+  for (const auto& [name, number] : subject_)
+    if (name == cast) return StrCat("$", number, "::", cast);
+  subject_.emplace_back(cast, static_cast<int>(params.size()) + 1);
+  principal_params.emplace_back(static_cast<int>(params.size()), Operand::Kind::kSubject);
+  return Bind(context_.principal.subject, cast);
+}
+
+std::string SqlBuilder::TenantIs(const std::string& alias, const Resource& resource) {
+  if (resource.tenant < 0 || all_tenants()) return "";
+  const Field& field = resource.fields[resource.tenant];
+  // Compared as the column's type, so that its indexes serve. A tenant that is no value of the type has no rows.
+  std::string converted;
+  if (!ConvertText(field.type, context_.principal.tenant, converted).ok()) {
+    reusable = false;
+    return "false";
+  }
+  return StrCat(Column(alias, field), " = ", Tenant(CastName(field.type)));
+}
+
+std::string SqlBuilder::Scope(const std::string& alias, const Resource& resource, const Predicate* rows, Deleted deleted) {
+  std::string out = TenantIs(alias, resource);
+  const auto add = [&](const std::string& condition) { StrAppend(&out, out.empty() ? "" : " AND ", condition); };
+  if (resource.deleted_at >= 0 && deleted != Deleted::kInclude)
+    add(StrCat(Column(alias, resource.fields[resource.deleted_at]), deleted == Deleted::kHide ? " IS NULL" : " IS NOT NULL"));
+  if (rows != nullptr) add(Where(alias, resource, *rows));
+  return out.empty() ? "true" : out;
+}
+
+std::string SqlBuilder::Operands(const Operand& operand, std::string_view cast) {
+  switch (operand.kind) {
+    case Operand::Kind::kTenant:
+      return Tenant(cast);
+    case Operand::Kind::kSubject:
+      return Subject(cast);
+    case Operand::Kind::kText:
+      break;
+  }
+  return Bind(operand.text, cast);
+}
+
+std::string SqlBuilder::Condition(const std::string& alias, const Resource& resource, const Predicate& predicate) {
+  const Field& field = resource.fields[predicate.field];
+  std::string column = Column(alias, field);
+  std::string cast = CastName(field.type);
+  if (!predicate.json_path.empty()) {
+    PgArray path;
+    for (const std::string& step : predicate.json_path) path.Add(step);
+    column = StrCat("(", column, " #>> ", Bind(std::move(path).Finish(), "text[]"), ")");
+    cast = "text";
+  }
+  const auto first = [&] { return Operands(predicate.operands[0], cast); };
+  // {tenant} and {subject} inside a list: their values are known here.
+  const auto list = [&](const std::string& element) {
+    PgArray array;
+    for (const Operand& operand : predicate.operands) {
+      if (operand.kind != Operand::Kind::kText) reusable = false;
+      array.Add(operand.kind == Operand::Kind::kTenant ? context_.principal.tenant : operand.kind == Operand::Kind::kSubject ? context_.principal.subject : operand.text);
+    }
+    return Bind(std::move(array).Finish(), element + "[]");
+  };
+  const std::string element = field.type.array ? CastName(ElementType(field.type)) : cast;
+  switch (predicate.op) {
+    case Op::kEq:
+      return StrCat(column, " = ", first());
+    case Op::kNe:
+      return StrCat(column, " <> ", first());
+    case Op::kGt:
+      return StrCat(column, " > ", first());
+    case Op::kGte:
+      return StrCat(column, " >= ", first());
+    case Op::kLt:
+      return StrCat(column, " < ", first());
+    case Op::kLte:
+      return StrCat(column, " <= ", first());
+    case Op::kIn:
+      return StrCat(column, " = ANY(", list(element), ")");
+    case Op::kNin:
+      return StrCat(column, " <> ALL(", list(element), ")");
+    case Op::kIsNull:
+      return StrCat(column, " IS NULL");
+    case Op::kIsNotNull:
+      return StrCat(column, " IS NOT NULL");
+    case Op::kDistinctFrom:
+      return StrCat(column, " IS DISTINCT FROM ", first());
+    case Op::kLike:
+      return StrCat(column, " LIKE ", Operands(predicate.operands[0], "text"));
+    case Op::kIlike:
+      return StrCat(column, " ILIKE ", Operands(predicate.operands[0], "text"));
+    case Op::kHas:
+      return StrCat(Operands(predicate.operands[0], element), " = ANY(", column, ")");
+    case Op::kHasAny:
+      return StrCat(column, " && ", list(element));
+    case Op::kHasAll:
+      return StrCat(column, " @> ", list(element));
+    case Op::kOverlaps:
+      return field.type.array ? StrCat(column, " && ", list(element)) : StrCat(column, " && ", first());
+  }
+  return "false";
+}
+
+std::string SqlBuilder::Related(const std::string& alias, const Resource& resource, const Predicate& predicate) {
+  (void)resource;
+  const Relation& relation = *predicate.relation;
+  const Resource& target = *predicate.target;
+  const std::string inner = NewAlias();
+  std::string from = StrCat(TableOf(target), " ", inner);
+  std::string join;
+  if (relation.kind == Relation::Kind::kManyToMany) {
+    const std::string through = NewAlias();
+    StrAppend(&from, " JOIN ", relation.through, " ", through, " ON true");
+    for (size_t i = 0; i < relation.through_target_columns.size(); ++i)
+      StrAppend(&from, " AND ", through, ".", Quote(relation.through_target_columns[i]), " = ", inner, ".", Quote(relation.target_columns[i]));
+    for (size_t i = 0; i < relation.through_columns.size(); ++i)
+      StrAppend(&join, i > 0 ? " AND " : "", through, ".", Quote(relation.through_columns[i]), " = ", alias, ".", Quote(relation.columns[i]));
+  } else {
+    for (size_t i = 0; i < relation.columns.size(); ++i)
+      StrAppend(&join, i > 0 ? " AND " : "", inner, ".", Quote(relation.target_columns[i]), " = ", alias, ".", Quote(relation.columns[i]));
+  }
+  const Predicate* rows = predicate.target_access == nullptr ? nullptr : predicate.target_access->where(Action::kRead);
+  const std::string scope = Scope(inner, target, rows, Deleted::kHide);
+  std::string condition = predicate.children.empty() ? "true" : Where(inner, target, predicate.children[0]);
+  // "every" of rows that do not answer the question (NULL) is not every.
+  if (predicate.quantifier == Quantifier::kEvery) condition = StrCat("(", condition, ") IS NOT TRUE");
+  return StrCat(predicate.quantifier == Quantifier::kSome ? "EXISTS" : "NOT EXISTS", " (SELECT FROM ", from, " WHERE ", join, " AND ", scope, " AND (", condition, "))");
+}
+
+std::string SqlBuilder::Where(const std::string& alias, const Resource& resource, const Predicate& predicate) {
+  switch (predicate.kind) {
+    case Predicate::Kind::kAnd:
+    case Predicate::Kind::kOr: {
+      const bool all = predicate.kind == Predicate::Kind::kAnd;
+      if (predicate.children.empty()) return all ? "true" : "false";
+      if (predicate.children.size() == 1) return Where(alias, resource, predicate.children[0]);
+      std::string out = "(";
+      for (size_t i = 0; i < predicate.children.size(); ++i) StrAppend(&out, i > 0 ? (all ? " AND " : " OR ") : "", Where(alias, resource, predicate.children[i]));
+      return out + ")";
+    }
+    case Predicate::Kind::kNot:
+      return StrCat("NOT (", Where(alias, resource, predicate.children[0]), ")");
+    case Predicate::Kind::kCondition:
+      return Condition(alias, resource, predicate);
+    case Predicate::Kind::kRelated:
+      return Related(alias, resource, predicate);
+  }
+  return "false";
+}
+
+std::vector<int> FieldsOfColumns(const Resource& resource, const std::vector<std::string>& columns) {
+  std::vector<int> out;
+  for (const std::string& column : columns) {
+    const auto it = std::find_if(resource.fields.begin(), resource.fields.end(), [&](const Field& field) { return field.column == column; });
+    if (it == resource.fields.end()) return {};
+    out.push_back(it->position);
+  }
+  return out;
+}
+
+Columns ColumnsOf(const ListQuery& query, bool version) {
+  const Resource& resource = *query.resource;
+  Columns columns(resource);
+  for (int position : query.output) columns.Add(position);
+  for (int position : resource.key) columns.Add(position);
+  for (const SortKey& key : query.sort) columns.Add(key.field);
+  for (const Expansion& expansion : query.expansions)
+    for (int position : FieldsOfColumns(resource, expansion.relation->columns)) columns.Add(position);
+  if (version && resource.version >= 0) {
+    columns.Add(resource.version);
+    columns.version = columns.at[resource.version];
+  }
+  columns.count = static_cast<int>(columns.fields.size());
+  if (version && columns.version < 0 && !resource.view) columns.version = columns.count++;
+  return columns;
+}
+
+std::string SelectList(const std::string& alias, const Resource& resource, const Columns& columns) {
+  std::string out;
+  for (size_t i = 0; i < columns.fields.size(); ++i) StrAppend(&out, i > 0 ? ", " : "", Column(alias, resource.fields[columns.fields[i]]));
+  if (columns.version >= static_cast<int>(columns.fields.size())) StrAppend(&out, out.empty() ? "" : ", ", alias, ".xmin");
+  return out;
+}
+
+std::string OrderBy(const std::string& alias, const Resource& resource, const std::vector<SortKey>& sort, bool reverse) {
+  std::string out;
+  for (const SortKey& key : sort) {
+    const bool descending = key.descending != reverse;
+    StrAppend(&out, out.empty() ? "" : ", ", Column(alias, resource.fields[key.field]), descending ? " DESC" : "");
+    const bool nulls_first = key.nulls_first != reverse;
+    if (key.nullable && nulls_first != descending) out += nulls_first ? " NULLS FIRST" : " NULLS LAST";
+  }
+  return out;
+}
+
+std::string After(SqlBuilder& sql, const std::string& alias, const Resource& resource, const std::vector<SortKey>& sort, const Position& position) {
+  struct Key {
+    std::string column, value;  // value: "$n::type"; empty: NULL
+    bool descending, nulls_last, nullable;
+  };
+  std::vector<Key> keys;
+  bool plain = true;  // one direction, nothing null: a row comparison, which an index answers at once
+  for (size_t i = 0; i < sort.size(); ++i) {
+    const Field& field = resource.fields[sort[i].field];
+    Key key{.column = Column(alias, field),
+            .descending = sort[i].descending != position.backward,
+            .nulls_last = sort[i].nulls_first == position.backward,
+            .nullable = sort[i].nullable};
+    if (position.values[i].has_value()) key.value = sql.Bind(*position.values[i], CastName(field.type));
+    if (key.nullable || key.value.empty() || key.descending != (sort[0].descending != position.backward)) plain = false;
+    keys.push_back(std::move(key));
+  }
+  if (plain) {
+    std::string left, right;
+    for (const Key& key : keys) {
+      StrAppend(&left, left.empty() ? "" : ", ", key.column);
+      StrAppend(&right, right.empty() ? "" : ", ", key.value);
+    }
+    return StrCat("(", left, ") ", keys[0].descending ? "<" : ">", " (", right, ")");
+  }
+  std::string out, equal;
+  for (const Key& key : keys) {
+    std::string behind;
+    if (key.value.empty()) {
+      behind = key.nulls_last ? "false" : StrCat(key.column, " IS NOT NULL");
+    } else {
+      behind = StrCat(key.column, key.descending ? " < " : " > ", key.value);
+      if (key.nullable && key.nulls_last) behind = StrCat("(", behind, " OR ", key.column, " IS NULL)");
+    }
+    StrAppend(&out, out.empty() ? "" : " OR ", equal.empty() ? behind : StrCat("(", equal, " AND ", behind, ")"));
+    StrAppend(&equal, equal.empty() ? "" : " AND ", key.column, key.value.empty() ? " IS NULL" : StrCat(" = ", key.value));
+  }
+  out = StrCat("(", out, ")");
+  const Key& first = keys[0];
+  // The bound that lets an index start at the right place.
+  if (!first.nullable && !first.value.empty()) out = StrCat(first.column, first.descending ? " <= " : " >= ", first.value, " AND ", out);
+  return out;
+}
+
+namespace {
+std::string Conditions(SqlBuilder& sql, const std::string& alias, const ListQuery& query) {
+  std::string out = sql.Scope(alias, *query.resource, query.access->where(Action::kRead), query.deleted);
+  if (query.filter.has_value()) {
+    const std::string filter = sql.Where(alias, *query.resource, *query.filter);
+    if (filter != "true") StrAppend(&out, " AND ", filter);
+  }
+  return out;
+}
+}  // namespace
+
+void BuildPage(SqlBuilder& sql, const ListQuery& query, const Columns& columns, const Position* position, bool limited) {
+  const Resource& resource = *query.resource;
+  const std::string alias = sql.NewAlias();
+  const bool reverse = position != nullptr && position->backward;
+  std::string where = Conditions(sql, alias, query);
+  if (position != nullptr) StrAppend(&where, " AND ", After(sql, alias, resource, query.sort, *position));
+  StrAppend(&sql.text, "SELECT ", SelectList(alias, resource, columns), " FROM ", TableOf(resource), " ", alias, " WHERE ", where, " ORDER BY ",
+            OrderBy(alias, resource, query.sort, reverse));
+  // As a constant: a limit that the planner can't see makes it sort the table.
+  if (limited) StrAppend(&sql.text, " LIMIT ", query.limit + 1);
+  if (query.offset > 0) StrAppend(&sql.text, " OFFSET ", sql.Bind(StrCat(query.offset), "bigint"));
+}
+
+void BuildCount(SqlBuilder& sql, const ListQuery& query, int64_t cap) {
+  const std::string alias = sql.NewAlias();
+  const std::string where = Conditions(sql, alias, query);
+  StrAppend(&sql.text, "SELECT count(*) FROM (SELECT FROM ", TableOf(*query.resource), " ", alias, " WHERE ", where, " LIMIT ", cap + 1, ") s");
+}
+
+void BuildEstimate(SqlBuilder& sql, const ListQuery& query) {
+  const std::string alias = sql.NewAlias();
+  const std::string where = Conditions(sql, alias, query);
+  StrAppend(&sql.text, "EXPLAIN (FORMAT JSON) SELECT FROM ", TableOf(*query.resource), " ", alias, " WHERE ", where);
+}
+
+void BuildRelated(SqlBuilder& sql, const Resource& parent, const Expansion& expansion, const Columns& columns, std::vector<std::string> keys) {
+  const Relation& relation = *expansion.relation;
+  const ListQuery& query = *expansion.query;
+  const Resource& target = *query.resource;
+  const std::vector<int> ours = FieldsOfColumns(parent, relation.columns);
+  std::string arrays, names;
+  for (size_t i = 0; i < keys.size(); ++i) {
+    StrAppend(&arrays, i > 0 ? ", " : "", sql.Bind(std::move(keys[i]), CastName(parent.fields[ours[i]].type) + "[]"));
+    StrAppend(&names, "k", i, ", ");
+  }
+  const std::string alias = sql.NewAlias();
+  std::string from = StrCat(TableOf(target), " ", alias), join;
+  if (relation.kind == Relation::Kind::kManyToMany) {
+    const std::string through = sql.NewAlias();
+    StrAppend(&from, " JOIN ", relation.through, " ", through, " ON true");
+    for (size_t i = 0; i < relation.through_target_columns.size(); ++i)
+      StrAppend(&from, " AND ", through, ".", Quote(relation.through_target_columns[i]), " = ", alias, ".", Quote(relation.target_columns[i]));
+    for (size_t i = 0; i < relation.through_columns.size(); ++i) StrAppend(&join, i > 0 ? " AND " : "", through, ".", Quote(relation.through_columns[i]), " = p.k", i);
+  } else {
+    for (size_t i = 0; i < relation.target_columns.size(); ++i) StrAppend(&join, i > 0 ? " AND " : "", alias, ".", Quote(relation.target_columns[i]), " = p.k", i);
+  }
+  const std::string where = Conditions(sql, alias, query);
+  const std::string parents = StrCat("unnest(", arrays, ") WITH ORDINALITY AS p(", names, "n)");
+  if (relation.kind == Relation::Kind::kToOne) {
+    StrAppend(&sql.text, "SELECT p.n, ", SelectList(alias, target, columns), " FROM ", parents, " JOIN ", from, " ON ", join, " WHERE ", where);
+    return;
+  }
+  std::string inner, outer;
+  for (int i = 0; i < columns.count; ++i) StrAppend(&outer, ", s.c", i);
+  for (size_t i = 0; i < columns.fields.size(); ++i) StrAppend(&inner, Column(alias, target.fields[columns.fields[i]]), " AS c", i, ", ");
+  if (columns.count > static_cast<int>(columns.fields.size())) StrAppend(&inner, alias, ".xmin AS c", columns.count - 1, ", ");
+  const std::string order = OrderBy(alias, target, query.sort, false);
+  StrAppend(&sql.text, "SELECT p.n", outer, " FROM ", parents, " CROSS JOIN LATERAL (SELECT ", inner, "row_number() OVER (ORDER BY ", order, ") AS r FROM ", from, " WHERE ", join,
+            " AND ", where, " ORDER BY ", order, " LIMIT ", query.limit + 1, ") s ORDER BY p.n, s.r");
+}
+
+void BuildGet(SqlBuilder& sql, const ListQuery& query, const Columns& columns, const std::vector<std::string>& key) {
+  const Resource& resource = *query.resource;
+  const std::string alias = sql.NewAlias();
+  std::string where;
+  for (size_t i = 0; i < key.size(); ++i) {
+    const Field& field = resource.fields[resource.key[i]];
+    StrAppend(&where, Column(alias, field), " = ", sql.Bind(key[i], CastName(field.type)), " AND ");
+  }
+  where += sql.Scope(alias, resource, query.access->where(Action::kRead), query.deleted);
+  StrAppend(&sql.text, "SELECT ", SelectList(alias, resource, columns), " FROM ", TableOf(resource), " ", alias, " WHERE ", where);
+}
+
+}  // namespace mainstay::records

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+// Internal: resolved queries as SQL. Identifiers come from the catalog and are quoted; every value is a bind parameter.
+//
+// Each statement over a resource gets the caller's scope (Scope): the tenant, the rows its roles cover, and that deleted rows are gone. There is no other way here to name a table.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "libs/base/principal.h"
+#include "libs/catalog/model.h"
+#include "libs/postgres/async.h"
+#include "libs/records/query.h"
+
+namespace mainstay::records {
+
+// The text of one statement and its parameters, as they grow.
+class SqlBuilder {
+ public:
+  SqlBuilder(const catalog::Model& model, const CallContext& context) : model_(model), context_(context) {}
+
+  std::string text;
+  postgres::Params params;
+  // Which parameters are the principal's: with these exchanged, the same text serves another caller with equal rights.
+  std::vector<std::pair<int, Operand::Kind>> principal_params;
+  bool reusable = true;  // false: something of the principal went into the text or into a list
+
+  // "$3::bigint"
+  std::string Bind(std::optional<std::string> value, std::string_view cast);
+  // The principal's tenant and subject are bound once.
+  std::string Tenant(std::string_view cast);
+  std::string Subject(std::string_view cast);
+  std::string NewAlias() { return "t" + std::to_string(aliases_++); }
+
+  // Conditions, to be ANDed: "t0.\"tenant_id\" = $1::text AND …"; "true" when there is nothing to restrict.
+  std::string Scope(const std::string& alias, const catalog::Resource& resource, const Predicate* rows, Deleted deleted);
+  std::string TenantIs(const std::string& alias, const catalog::Resource& resource);  // "" for resources without or principals of all
+  std::string Where(const std::string& alias, const catalog::Resource& resource, const Predicate& predicate);
+  bool all_tenants() const { return context_.principal.tenant == kAllTenants; }
+
+ private:
+  std::string Condition(const std::string& alias, const catalog::Resource& resource, const Predicate& predicate);
+  std::string Related(const std::string& alias, const catalog::Resource& resource, const Predicate& predicate);
+  std::string Operands(const Operand& operand, std::string_view cast);
+
+  const catalog::Model& model_;
+  const CallContext& context_;
+  int aliases_ = 0;
+  std::vector<std::pair<std::string, int>> tenant_, subject_;  // by cast
+};
+
+std::string Quote(std::string_view identifier);
+std::string TableOf(const catalog::Resource& resource);
+std::string Column(const std::string& alias, const catalog::Field& field);
+
+// Where each field stands in the result of a SELECT; -1: not selected.
+struct Columns {
+  std::vector<int> fields;    // in select order
+  std::vector<int> at;        // by field position
+  int version = -1;           // column of the row's version as text (the version field, or xmin of a table without one)
+  int count = 0;
+  explicit Columns(const catalog::Resource& resource) : at(resource.fields.size(), -1) {}
+  void Add(int position) {
+    if (at[position] >= 0) return;
+    at[position] = static_cast<int>(fields.size());
+    fields.push_back(position);
+  }
+};
+// Everything that a level of the answer needs: shown fields, key, sort keys, the columns its expansions start from. With the version when asked.
+Columns ColumnsOf(const ListQuery& query, bool version);
+std::string SelectList(const std::string& alias, const catalog::Resource& resource, const Columns& columns);
+std::string OrderBy(const std::string& alias, const catalog::Resource& resource, const std::vector<SortKey>& sort, bool reverse);
+
+// The values of the last row a client has seen, as PostgreSQL printed them.
+struct Position {
+  bool backward = false;
+  std::vector<std::optional<std::string>> values;  // as many as sort keys
+};
+// The rows behind the position, in the order of `sort` (or before it, when backward).
+std::string After(SqlBuilder& sql, const std::string& alias, const catalog::Resource& resource, const std::vector<SortKey>& sort, const Position& position);
+
+// A page of the top level: `limit` + 1 rows. Reversed when the position looks backward.
+void BuildPage(SqlBuilder& sql, const ListQuery& query, const Columns& columns, const Position* position, bool limited);
+// The same rows without order, for counting: "SELECT count(*) FROM (SELECT 1 FROM … LIMIT cap + 1) s".
+void BuildCount(SqlBuilder& sql, const ListQuery& query, int64_t cap);
+void BuildEstimate(SqlBuilder& sql, const ListQuery& query);
+// The rows of one relation for many parents: keys as one array per column; the first column of the result is the parent's ordinal, from 1.
+void BuildRelated(SqlBuilder& sql, const catalog::Resource& parent, const Expansion& expansion, const Columns& columns, std::vector<std::string> keys);
+// One row by its key.
+void BuildGet(SqlBuilder& sql, const ListQuery& query, const Columns& columns, const std::vector<std::string>& key);
+
+// The fields of `resource` over these columns of the table; empty when one is no field.
+std::vector<int> FieldsOfColumns(const catalog::Resource& resource, const std::vector<std::string>& columns);
+
+}  // namespace mainstay::records

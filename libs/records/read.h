@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// Internal: resolved queries run and turned into JSON: one statement for the rows, one per relation of each level below, one for a count, whatever the number of rows.
+#pragma once
+
+#include <boost/asio/awaitable.hpp>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "libs/records/plan.h"
+#include "libs/records/runner.h"
+
+namespace mainstay::records {
+
+struct ReadOptions {
+  std::string_view cursor_key;
+  absl::Duration cursor_life = absl::Hours(24);
+  int64_t exact_count_cap = 100'000;
+  absl::Time now;
+};
+
+// The rows of one level and of all below it.
+struct Level;
+struct Related {
+  std::unique_ptr<Level> level;
+  std::vector<int> group;                    // by row of the parent level: which group, -1: none
+  std::vector<std::pair<int, int>> groups;   // first row and number of rows in `level`
+};
+struct Level {
+  const ListQuery* query = nullptr;
+  Columns columns;
+  int first_column = 0;  // 1 below the top: the parent's ordinal stands first
+  RowsPtr rows;
+  std::vector<Related> related;  // as query->expansions
+  explicit Level(const ListQuery& q) : query(&q), columns(ColumnsOf(q, true)) {}
+  Level(const ListQuery& q, Columns c) : query(&q), columns(std::move(c)) {}
+};
+
+struct PageOfRows {
+  std::unique_ptr<Level> level;
+  std::vector<int> shown;  // rows in the order of the answer
+  common::v1::Page page;
+};
+
+// A page of the top level with its count, cursors and related rows.
+boost::asio::awaitable<absl::StatusOr<PageOfRows>> FetchPage(Runner& runner, const catalog::Model& model, const CallContext& context, const ListQuery& query, ReadOptions options);
+// The relations of the rows in `level`.
+boost::asio::awaitable<absl::Status> FetchRelated(Runner& runner, const catalog::Model& model, const CallContext& context, Level& level);
+
+// {"id":"1",…} appended.
+void RenderRow(const Level& level, int row, std::string& out);
+void RenderPage(const common::v1::Page& page, bool counted, std::string& out);
+// The row's version as text; "" when it has none.
+std::string_view VersionOf(const Level& level, int row);
+
+// Wrong values that only PostgreSQL could see (ranges, intervals …) are the query's fault in a read.
+absl::Status ReadFailure(absl::Status status);
+
+}  // namespace mainstay::records
