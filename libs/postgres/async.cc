@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Everything here runs on the one loop, except Health() and the thread that sends cancel requests (libpq can only do that blocking).
+// Everything here runs on the one loop, except Health() and the thread that sends cancel requests (libpq can only do
+// that blocking).
 //
-// A shared connection is a queue of operations whose results come back in order. The caller's coroutine waits in the operation; giving it up (deadline, cancellation) takes the
-// waiter out and leaves the operation as a place-holder for its result, so the order is never lost. Results are gathered first and callers resumed afterwards: a resumed
+// A shared connection is a queue of operations whose results come back in order. The caller's coroutine waits in the
+// operation; giving it up (deadline, cancellation) takes the waiter out and leaves the operation as a place-holder for
+// its result, so the order is never lost. Results are gathered first and callers resumed afterwards: a resumed
 // coroutine may send again, close everything, or destroy this.
 #include "libs/postgres/async.h"
 
@@ -39,7 +41,7 @@ constexpr absl::Duration kBackoffMin = absl::Milliseconds(100), kBackoffMax = ab
 constexpr absl::Duration kMaxLifetime = absl::Minutes(30);
 constexpr absl::Duration kSweep = absl::Milliseconds(50);  // how exactly deadlines of waiting callers are kept
 constexpr absl::Duration kCancelGrace = absl::Seconds(1);
-constexpr int kMaxBatch = 32;        // statements that share a Sync, and so may have to be sent again
+constexpr int kMaxBatch = 32;          // statements that share a Sync, and so may have to be sent again
 constexpr size_t kMaxPrepared = 2000;  // per connection; then it is replaced, for the server keeps them all
 constexpr int kStreamRows = 500;
 
@@ -111,7 +113,8 @@ class Link {
     connection = c;
     PQsetnonblocking(c, 1);
     PQenterPipelineMode(c);
-    PQsetNoticeProcessor(c, [](void*, const char*) {}, nullptr);
+    PQsetNoticeProcessor(
+        c, [](void*, const char*) {}, nullptr);
     socket.assign(PQsocket(c));
     prepared_count = 0;
     prepared.clear();
@@ -149,7 +152,9 @@ class Link {
     for (const auto& p : statement.params) values.push_back(p.has_value() ? p->c_str() : nullptr);
     const int n = int(values.size());
     *prepares = false;
-    if (!prepare) return PQsendQueryParams(connection, statement.sql->text.c_str(), n, nullptr, values.data(), nullptr, nullptr, 0) == 1;
+    if (!prepare)
+      return PQsendQueryParams(connection, statement.sql->text.c_str(), n, nullptr, values.data(), nullptr, nullptr,
+                               0) == 1;
     Prepared& slot = Slot(statement.sql->id);
     char name[48] = "s";
     char* end = std::to_chars(name + 1, name + 24, statement.sql->id).ptr;
@@ -177,28 +182,33 @@ class Link {
   absl::Time expires;
 };
 
-// The plan of a prepared statement no longer fits the tables, or the statement is gone. It has not run: preparing it anew is safe.
+// The plan of a prepared statement no longer fits the tables, or the statement is gone. It has not run: preparing it
+// anew is safe.
 bool IsStalePlan(const PGresult* result) {
   const char* state = PQresultErrorField(result, PG_DIAG_SQLSTATE);
   if (state == nullptr) return false;
   if (std::strcmp(state, "26000") == 0) return true;
-  // "cached plan must not change result type" shares its SQLSTATE with others; the function that raises it is the same in every language.
+  // "cached plan must not change result type" shares its SQLSTATE with others; the function that raises it is the same
+  // in every language.
   const char* function = PQresultErrorField(result, PG_DIAG_SOURCE_FUNCTION);
   return std::strcmp(state, "0A000") == 0 && function != nullptr && std::strcmp(function, "RevalidateCachedQuery") == 0;
 }
 
 absl::Status CheckParams(const Statement& statement) {
-  if (statement.params.size() > 65535) return absl::InvalidArgumentError("a statement takes at most 65535 parameters; bind lists as one array");
+  if (statement.params.size() > 65535)
+    return absl::InvalidArgumentError("a statement takes at most 65535 parameters; bind lists as one array");
   for (const auto& p : statement.params) {
     if (p.has_value() && std::memchr(p->data(), 0, p->size()) != nullptr) return CheckText(*p);
   }
   return absl::OkStatus();
 }
 
-// Interrupts a wait on a socket when time is up. The timer's handler may already be queued when the wait ends, and the socket may be gone when it runs: hence the shared state.
+// Interrupts a wait on a socket when time is up. The timer's handler may already be queued when the wait ends, and the
+// socket may be gone when it runs: hence the shared state.
 class WaitLimit {
  public:
-  WaitLimit(asio::steady_timer& timer, asio::posix::stream_descriptor& socket, absl::Duration limit) : timer_(timer), state_(std::make_shared<State>(State{&socket})) {
+  WaitLimit(asio::steady_timer& timer, asio::posix::stream_descriptor& socket, absl::Duration limit)
+      : timer_(timer), state_(std::make_shared<State>(State{&socket})) {
     if (limit == absl::InfiniteDuration()) return;
     timer_.expires_after(std::chrono::milliseconds(absl::ToInt64Milliseconds(limit) + 1));
     timer_.async_wait([state = state_](error_code error) {
@@ -223,8 +233,10 @@ class WaitLimit {
   const std::shared_ptr<State> state_;
 };
 
-// Connects without blocking the loop (but for the name look-up, which libpq does inline: give an address or a socket folder where that matters).
-asio::awaitable<absl::StatusOr<PGconn*>> ConnectAsync(asio::io_context& loop, const ConnectParameters& parameters, absl::Time deadline) {
+// Connects without blocking the loop (but for the name look-up, which libpq does inline: give an address or a socket
+// folder where that matters).
+asio::awaitable<absl::StatusOr<PGconn*>> ConnectAsync(asio::io_context& loop, const ConnectParameters& parameters,
+                                                      absl::Time deadline) {
   std::unique_ptr<PGconn, decltype(&PQfinish)> connection(parameters.Start(), &PQfinish);
   asio::steady_timer timer(loop);
   asio::posix::stream_descriptor socket(loop);
@@ -233,7 +245,8 @@ asio::awaitable<absl::StatusOr<PGconn*>> ConnectAsync(asio::io_context& loop, co
     const absl::Duration left = deadline - absl::Now();
     if (left <= absl::ZeroDuration()) co_return Unavailable("PostgreSQL did not answer in time while connecting");
     socket.assign(PQsocket(connection.get()));  // each time: trying several hosts changes it
-    const auto wait = poll == PGRES_POLLING_READING ? asio::posix::descriptor_base::wait_read : asio::posix::descriptor_base::wait_write;
+    const auto wait = poll == PGRES_POLLING_READING ? asio::posix::descriptor_base::wait_read
+                                                    : asio::posix::descriptor_base::wait_write;
     error_code error;
     struct Release {  // also when this coroutine is destroyed here
       asio::posix::stream_descriptor& socket;
@@ -244,7 +257,8 @@ asio::awaitable<absl::StatusOr<PGconn*>> ConnectAsync(asio::io_context& loop, co
     if (error) continue;  // time is up: the loop's head tells
     poll = PQconnectPoll(connection.get());
   }
-  if (PQstatus(connection.get()) != CONNECTION_OK) co_return ConnectFailure(connection.get(), "connecting to PostgreSQL");
+  if (PQstatus(connection.get()) != CONNECTION_OK)
+    co_return ConnectFailure(connection.get(), "connecting to PostgreSQL");
   co_return connection.release();
 }
 
@@ -278,7 +292,8 @@ struct HandlerWaiter final : Waiter<T> {
 // From the middle of something that a resumed coroutine must not disturb.
 template <typename T>
 void PostComplete(asio::io_context& loop, std::unique_ptr<Waiter<T>> waiter, T value) {
-  asio::post(loop, [waiter = std::move(waiter), value = std::move(value)]() mutable { waiter->Complete(std::move(value)); });
+  asio::post(loop,
+             [waiter = std::move(waiter), value = std::move(value)]() mutable { waiter->Complete(std::move(value)); });
 }
 
 // Suspends the coroutine and hands its waiter to `start`. `cancel` is called when the coroutine is cancelled.
@@ -303,9 +318,10 @@ struct Operation {
   uint32_t generation = 0;
   bool prepares = false;  // a result of its preparation comes first
   bool in_prepare = false;
-  bool alone = false;     // with a Sync of its own
-  bool resent = false;    // its prepared statement was stale: the second time it goes without one, so that it gets its own true answer
-  bool again = false;     // to be sent once more
+  bool alone = false;   // with a Sync of its own
+  bool resent = false;  // its prepared statement was stale: the second time it goes without one, so that it gets its
+                        // own true answer
+  bool again = false;   // to be sent once more
 };
 using OperationPtr = std::shared_ptr<Operation>;
 
@@ -354,10 +370,11 @@ class Shared {
   std::unique_ptr<Link> link_;
   std::deque<OperationPtr> sent_;    // in the order in which results come
   std::deque<OperationPtr> unsent_;  // before the connection is open
-  uint64_t epoch_ = 0;  // of the link: handlers of an older one do nothing
-  int syncs_ = 0;       // on their way back
-  int batch_ = 0;       // statements since the last Sync
-  bool open_ = false, first_connect_ = true, draining_ = false, flush_posted_ = false, write_waiting_ = false, out_of_step_ = false;
+  uint64_t epoch_ = 0;               // of the link: handlers of an older one do nothing
+  int syncs_ = 0;                    // on their way back
+  int batch_ = 0;                    // statements since the last Sync
+  bool open_ = false, first_connect_ = true, draining_ = false, flush_posted_ = false, write_waiting_ = false,
+       out_of_step_ = false;
   absl::Time last_progress_;
 };
 
@@ -367,9 +384,13 @@ struct Core : std::enable_shared_from_this<Core> {
   Core(asio::io_context& l, AsyncOptions o)
       : loop(l),
         options(std::move(o)),
-        shared_parameters(ConnectParameters::Make({.url = options.url, .application_name = options.application_name, .statement_timeout = options.statement_timeout})),
-        exclusive_parameters(ConnectParameters::Make(
-            {.url = options.url, .application_name = options.application_name, .statement_timeout = options.statement_timeout, .whole_cursors = true})),
+        shared_parameters(ConnectParameters::Make({.url = options.url,
+                                                   .application_name = options.application_name,
+                                                   .statement_timeout = options.statement_timeout})),
+        exclusive_parameters(ConnectParameters::Make({.url = options.url,
+                                                      .application_name = options.application_name,
+                                                      .statement_timeout = options.statement_timeout,
+                                                      .whole_cursors = true})),
         sweeper(l) {
     for (int i = 0; i < options.shared_connections; ++i) shared.push_back(std::make_unique<Shared>(*this, loop));
   }
@@ -434,7 +455,8 @@ asio::awaitable<void> Shared::KeepConnected(std::shared_ptr<Core> core) {
   while (!core->closed) {
     absl::Status status = core->shared_parameters.status();
     if (status.ok()) {
-      absl::StatusOr<PGconn*> connection = co_await ConnectAsync(core->loop, *core->shared_parameters, absl::Now() + kConnectTimeout);
+      absl::StatusOr<PGconn*> connection =
+          co_await ConnectAsync(core->loop, *core->shared_parameters, absl::Now() + kConnectTimeout);
       status = connection.status();
       if (connection.ok()) {
         if (core->closed) {
@@ -517,7 +539,8 @@ void Shared::PostFlush() {
 }
 
 void Shared::Flush() {
-  if (out_of_step_ || PQstatus(link_->connection) != CONNECTION_OK) return Break(Unavailable(PQerrorMessage(link_->connection)));
+  if (out_of_step_ || PQstatus(link_->connection) != CONNECTION_OK)
+    return Break(Unavailable(PQerrorMessage(link_->connection)));
   if (batch_ > 0) {
     if (PQpipelineSync(link_->connection) != 1) return Break(Unavailable(PQerrorMessage(link_->connection)));
     ++syncs_;
@@ -531,17 +554,19 @@ void Shared::Flush() {
 void Shared::AwaitWrite() {
   if (write_waiting_) return;
   write_waiting_ = true;
-  link_->socket.async_wait(asio::posix::descriptor_base::wait_write, [this, core = core_.shared_from_this(), epoch = epoch_](error_code error) {
-    if (epoch != epoch_ || !open_) return;
-    write_waiting_ = false;
-    if (!error) Flush();
-  });
+  link_->socket.async_wait(asio::posix::descriptor_base::wait_write,
+                           [this, core = core_.shared_from_this(), epoch = epoch_](error_code error) {
+                             if (epoch != epoch_ || !open_) return;
+                             write_waiting_ = false;
+                             if (!error) Flush();
+                           });
 }
 
 void Shared::AwaitRead() {
-  link_->socket.async_wait(asio::posix::descriptor_base::wait_read, [this, core = core_.shared_from_this(), epoch = epoch_](error_code error) {
-    if (!error && epoch == epoch_ && open_) OnReadable();
-  });
+  link_->socket.async_wait(asio::posix::descriptor_base::wait_read,
+                           [this, core = core_.shared_from_this(), epoch = epoch_](error_code error) {
+                             if (!error && epoch == epoch_ && open_) OnReadable();
+                           });
 }
 
 void Shared::OnReadable() {
@@ -587,7 +612,8 @@ void Shared::OnReadable() {
   }
 }
 
-// Reads all results that are here. False: they do not fit what was sent, and nothing on this connection can be trusted any more.
+// Reads all results that are here. False: they do not fit what was sent, and nothing on this connection can be trusted
+// any more.
 bool Shared::Take(std::vector<OperationPtr>* done) {
   int nulls = 0;
   while ((!sent_.empty() || syncs_ > 0) && PQisBusy(link_->connection) == 0) {
@@ -665,7 +691,8 @@ void Shared::Shut(const absl::Status& status) {
   open_ = first_connect_ = false;
   ++epoch_;
   for (auto& op : failed) {
-    if (op->waiter != nullptr) PostComplete<absl::StatusOr<Result>>(loop_, std::move(op->waiter), op->error.ok() ? status : op->error);
+    if (op->waiter != nullptr)
+      PostComplete<absl::StatusOr<Result>>(loop_, std::move(op->waiter), op->error.ok() ? status : op->error);
   }
 }
 
@@ -678,7 +705,8 @@ void Shared::Sweep(absl::Time now, absl::Duration stuck_after) {
   }
   const bool stuck = open_ && !sent_.empty() && now - last_progress_ > stuck_after;
   for (auto& op : late) {
-    if (auto waiter = std::move(op->waiter)) waiter->Complete(MakeProblem("query-timeout", "the statement did not finish before its deadline"));
+    if (auto waiter = std::move(op->waiter))
+      waiter->Complete(MakeProblem("query-timeout", "the statement did not finish before its deadline"));
   }
   // The server's own time limit has passed without an answer: this is no slow statement but a dead peer.
   if (stuck && open_) Break(Unavailable("PostgreSQL stopped answering"));
@@ -703,8 +731,11 @@ void Core::Sweep() {
   for (auto& permit : late) {
     auto waiter = std::move(permit->waiter);
     if (waiter == nullptr) continue;
-    waiter->Complete(permit->deadline <= now ? MakeProblem("query-timeout", "no database connection was free before the deadline")
-                                             : MakeProblem({.type = "overloaded", .detail = "all database connections are in use", .retry_after = absl::Seconds(1)}));
+    waiter->Complete(permit->deadline <= now
+                         ? MakeProblem("query-timeout", "no database connection was free before the deadline")
+                         : MakeProblem({.type = "overloaded",
+                                        .detail = "all database connections are in use",
+                                        .retry_after = absl::Seconds(1)}));
   }
   bool waiting = !permit_queue.empty();
   for (auto& connection : shared) waiting = waiting || connection->load() > 0;
@@ -717,7 +748,8 @@ asio::awaitable<absl::Status> Core::Permit(absl::Time deadline) {
     co_return absl::OkStatus();
   }
   if (permit_queue.size() >= size_t(options.max_waiting)) {
-    co_return MakeProblem({.type = "overloaded", .detail = "too many requests wait for the database", .retry_after = absl::Seconds(1)});
+    co_return MakeProblem(
+        {.type = "overloaded", .detail = "too many requests wait for the database", .retry_after = absl::Seconds(1)});
   }
   auto permit = std::make_shared<PermitWaiter>();
   permit->deadline = deadline;
@@ -728,7 +760,9 @@ asio::awaitable<absl::Status> Core::Permit(absl::Time deadline) {
     StartSweeping();
   };
   auto cancel = [self = shared_from_this(), permit] {
-    if (permit->waiter != nullptr) PostComplete<absl::Status>(self->loop, std::move(permit->waiter), absl::CancelledError("the request was given up"));
+    if (permit->waiter != nullptr)
+      PostComplete<absl::Status>(self->loop, std::move(permit->waiter),
+                                 absl::CancelledError("the request was given up"));
   };
   co_return co_await Suspend<absl::Status>(std::move(start), std::move(cancel));
 }
@@ -794,12 +828,15 @@ class SessionImpl final : public Session {
     co_return results;
   }
 
-  asio::awaitable<absl::Status> Stream(Statement statement, std::function<asio::awaitable<absl::Status>(const Result&)> rows) override {
+  asio::awaitable<absl::Status> Stream(Statement statement,
+                                       std::function<asio::awaitable<absl::Status>(const Result&)> rows) override {
     CO_RETURN_IF_ERROR(CheckParams(statement));
     const bool own = begin_.empty() && PQtransactionStatus(link_->connection) == PQTRANS_IDLE;
     if (own) begin_ = "BEGIN READ ONLY";
     const std::string name = StrCat("mainstay_stream_", ++cursors_);
-    Statement declare{std::make_shared<const Sql>(StrCat("DECLARE ", name, " NO SCROLL CURSOR FOR ", statement.sql->text)), std::move(statement.params)};
+    Statement declare{
+        std::make_shared<const Sql>(StrCat("DECLARE ", name, " NO SCROLL CURSOR FOR ", statement.sql->text)),
+        std::move(statement.params)};
     const std::string fetch = StrCat("FETCH FORWARD ", kStreamRows, " FROM ", name), close = StrCat("CLOSE ", name);
     std::vector<Item> first;
     first.push_back({.statement = &declare, .unprepared = true});
@@ -845,11 +882,13 @@ class SessionImpl final : public Session {
     absl::StatusOr<std::vector<Result>> results = co_await Run(items);
     if (!results.ok()) {
       if (!spoiled_) co_return results.status();
-      auto error = GetSqlError(results.status()).value_or(SqlError{.sqlstate = "08007", .message = "the commit was not confirmed"});
+      auto error = GetSqlError(results.status())
+                       .value_or(SqlError{.sqlstate = "08007", .message = "the commit was not confirmed"});
       error.outcome_unknown = true;
       co_return StatusFromSqlError(error);
     }
-    if (rolled_back_) co_return MakeProblem("transaction-conflict", "the transaction had failed before and was rolled back");
+    if (rolled_back_)
+      co_return MakeProblem("transaction-conflict", "the transaction had failed before and was rolled back");
     co_return absl::OkStatus();
   }
 
@@ -884,7 +923,8 @@ class SessionImpl final : public Session {
     if (!status.ok()) session->spoiled_ = true;
   }
 
-  // All items with one Sync, BEGIN first when it is due. Nothing throws out of here: cancellation becomes a status and spoils the connection.
+  // All items with one Sync, BEGIN first when it is due. Nothing throws out of here: cancellation becomes a status and
+  // spoils the connection.
   asio::awaitable<absl::StatusOr<std::vector<Result>>> Run(std::vector<Item>& items) {
     if (core_->closed) co_return Unavailable("the database connections are closed");
     if (busy_) co_return absl::InternalError("a database session was used by two coroutines at once");
@@ -901,7 +941,8 @@ class SessionImpl final : public Session {
       }
       const bool may_repeat = stale && attempt == 0 && !spoiled_;
       if (!may_repeat) co_return results;
-      // A statement met changed tables. In a transaction that began before, what was done in it is lost; else it is simply done anew.
+      // A statement met changed tables. In a transaction that began before, what was done in it is lost; else it is
+      // simply done anew.
       const PGTransactionStatusType state = PQtransactionStatus(link_->connection);
       if (state != PQTRANS_IDLE && begin.empty()) co_return results;
       if (state != PQTRANS_IDLE) {
@@ -930,7 +971,8 @@ class SessionImpl final : public Session {
       if (item.statement == nullptr) {
         fine = PQsendQueryParams(connection, item.text.c_str(), 0, nullptr, nullptr, nullptr, nullptr, 0) == 1;
       } else {
-        fine = link_->Send(*item.statement, core_->options.prepare && !item.unprepared, &item.prepares, &item.generation);
+        fine =
+            link_->Send(*item.statement, core_->options.prepare && !item.unprepared, &item.prepares, &item.generation);
       }
       item.in_prepare = item.prepares;
     }
@@ -987,7 +1029,8 @@ class SessionImpl final : public Session {
           break;
         case PGRES_PIPELINE_ABORTED:
         case PGRES_FATAL_ERROR:
-          if (item != nullptr && item->statement != nullptr && item->in_prepare) link_->Forget(item->statement->sql->id, item->generation);
+          if (item != nullptr && item->statement != nullptr && item->in_prepare)
+            link_->Forget(item->statement->sql->id, item->generation);
           if (status == PGRES_PIPELINE_ABORTED) break;
           if (error.ok()) error = StatusFromResult(raw);
           if (item != nullptr && item->statement != nullptr && !item->unprepared && IsStalePlan(raw)) {
@@ -1019,10 +1062,13 @@ class SessionImpl final : public Session {
     error_code error;
     if (also_write) {
       // Both ways: the server may be waiting for us to take results before it reads on.
-      co_await (link_->socket.async_wait(asio::posix::descriptor_base::wait_read, asio::redirect_error(asio::use_awaitable, error)) ||
-                link_->socket.async_wait(asio::posix::descriptor_base::wait_write, asio::redirect_error(asio::use_awaitable, error)));
+      co_await (link_->socket.async_wait(asio::posix::descriptor_base::wait_read,
+                                         asio::redirect_error(asio::use_awaitable, error)) ||
+                link_->socket.async_wait(asio::posix::descriptor_base::wait_write,
+                                         asio::redirect_error(asio::use_awaitable, error)));
     } else {
-      co_await link_->socket.async_wait(asio::posix::descriptor_base::wait_read, asio::redirect_error(asio::use_awaitable, error));
+      co_await link_->socket.async_wait(asio::posix::descriptor_base::wait_read,
+                                        asio::redirect_error(asio::use_awaitable, error));
     }
     co_return !interrupt.expired();
   }
@@ -1063,7 +1109,8 @@ asio::awaitable<absl::StatusOr<std::unique_ptr<Session>>> Core::Acquire(absl::Ti
     co_return std::make_unique<SessionImpl>(self, std::move(link), deadline);
   }
   if (absl::Now() < next_exclusive_attempt) co_return WhyUnavailable();
-  absl::StatusOr<PGconn*> connection = co_await ConnectAsync(loop, *exclusive_parameters, std::min(deadline, absl::Now() + kConnectTimeout));
+  absl::StatusOr<PGconn*> connection =
+      co_await ConnectAsync(loop, *exclusive_parameters, std::min(deadline, absl::Now() + kConnectTimeout));
   if (closed && connection.ok()) {
     PQfinish(*connection);
     co_return Unavailable("the database connections are closed");
@@ -1100,7 +1147,8 @@ void Core::Close() {
 
 class AsyncPostgresImpl final : public AsyncPostgres {
  public:
-  AsyncPostgresImpl(asio::io_context& loop, AsyncOptions options) : core_(std::make_shared<Core>(loop, std::move(options))) {
+  AsyncPostgresImpl(asio::io_context& loop, AsyncOptions options)
+      : core_(std::make_shared<Core>(loop, std::move(options))) {
     for (auto& connection : core_->shared) connection->Start();
   }
   ~AsyncPostgresImpl() override { core_->Close(); }
@@ -1119,7 +1167,10 @@ class AsyncPostgresImpl final : public AsyncPostgres {
     }
     if (core_->closed) co_return Unavailable("the database connections are closed");
     if (best == nullptr) {
-      if (full) co_return MakeProblem({.type = "overloaded", .detail = "too many requests wait for the database", .retry_after = absl::Seconds(1)});
+      if (full)
+        co_return MakeProblem({.type = "overloaded",
+                               .detail = "too many requests wait for the database",
+                               .retry_after = absl::Seconds(1)});
       co_return core_->WhyUnavailable();
     }
     auto op = std::make_shared<Operation>();
@@ -1132,12 +1183,16 @@ class AsyncPostgresImpl final : public AsyncPostgres {
       core->StartSweeping();
     };
     auto cancel = [op, core = core_] {
-      if (op->waiter != nullptr) PostComplete<absl::StatusOr<Result>>(core->loop, std::move(op->waiter), absl::CancelledError("the request was given up"));
+      if (op->waiter != nullptr)
+        PostComplete<absl::StatusOr<Result>>(core->loop, std::move(op->waiter),
+                                             absl::CancelledError("the request was given up"));
     };
     co_return co_await Suspend<absl::StatusOr<Result>>(std::move(start), std::move(cancel));
   }
 
-  asio::awaitable<absl::StatusOr<std::unique_ptr<Session>>> Acquire(absl::Time deadline) override { return core_->Acquire(deadline); }
+  asio::awaitable<absl::StatusOr<std::unique_ptr<Session>>> Acquire(absl::Time deadline) override {
+    return core_->Acquire(deadline);
+  }
   absl::Status Health() const override { return core_->GetHealth(); }
   void Close() override { core_->Close(); }
 
@@ -1160,11 +1215,21 @@ Result& Result::operator=(Result&& other) noexcept {
   }
   return *this;
 }
-Result::~Result() { PQclear(result_); }
-int Result::rows() const { return PQntuples(result_); }
-int Result::columns() const { return PQnfields(result_); }
-bool Result::IsNull(int row, int column) const { return PQgetisnull(result_, row, column) == 1; }
-std::string_view Result::Get(int row, int column) const { return {PQgetvalue(result_, row, column), size_t(PQgetlength(result_, row, column))}; }
+Result::~Result() {
+  PQclear(result_);
+}
+int Result::rows() const {
+  return PQntuples(result_);
+}
+int Result::columns() const {
+  return PQnfields(result_);
+}
+bool Result::IsNull(int row, int column) const {
+  return PQgetisnull(result_, row, column) == 1;
+}
+std::string_view Result::Get(int row, int column) const {
+  return {PQgetvalue(result_, row, column), size_t(PQgetlength(result_, row, column))};
+}
 int64_t Result::affected() const {
   const std::string_view text = result_ == nullptr ? "" : PQcmdTuples(result_);
   int64_t n = 0;

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Non-blocking PostgreSQL on the Asio loops (libpq): the records hot path.
 //
-// Two kinds of connection. *Shared* ones run in pipeline mode, two per loop: only for statements known to be cheap, for a slow one would hold up those behind it. Statements
-// that begin with SELECT share a Sync with their neighbours of the same loop tick; one that fails takes none with it (skipped ones are sent again), but they must have no effects.
-// Anything else has a Sync, and so a transaction, of its own. *Exclusive* ones are lent for a transaction or a costly statement, under a bounded permit with a bounded wait. All values travel as text. An object
-// belongs to one loop and is used on that loop only. PostgreSQL away: calls fail at once with database-unavailable; reconnecting goes on in the background, never inline.
+// Two kinds of connection. *Shared* ones run in pipeline mode, two per loop: only for statements known to be cheap, for
+// a slow one would hold up those behind it. Statements that begin with SELECT share a Sync with their neighbours of the
+// same loop tick; one that fails takes none with it (skipped ones are sent again), but they must have no effects.
+// Anything else has a Sync, and so a transaction, of its own. *Exclusive* ones are lent for a transaction or a costly
+// statement, under a bounded permit with a bounded wait. All values travel as text. An object belongs to one loop and
+// is used on that loop only. PostgreSQL away: calls fail at once with database-unavailable; reconnecting goes on in the
+// background, never inline.
 #pragma once
 
 #include <boost/asio/awaitable.hpp>
@@ -60,25 +63,28 @@ struct AsyncOptions {
   std::string application_name;
   int shared_connections = 2;
   int exclusive_connections = 8;
-  int max_waiting = 256;  // for an exclusive connection; beyond it `overloaded` at once
+  int max_waiting = 256;    // for an exclusive connection; beyond it `overloaded` at once
   int max_pipelined = 256;  // in flight per shared connection; beyond it `overloaded`
   absl::Duration acquire_timeout = absl::Seconds(2);
   absl::Duration statement_timeout = absl::Seconds(5);
   bool prepare = true;  // false behind a transaction pooler that does not follow prepared statements
 };
 
-// An exclusive connection for the time of one transaction. Destroyed unfinished: rolled back, and cancelled if a statement still runs.
+// An exclusive connection for the time of one transaction. Destroyed unfinished: rolled back, and cancelled if a
+// statement still runs.
 class Session {
  public:
   virtual ~Session() = default;
-  // BEGIN with these words ("READ WRITE", "ISOLATION LEVEL REPEATABLE READ, READ ONLY") travels in front of the first statement, without a round trip of its own.
+  // BEGIN with these words ("READ WRITE", "ISOLATION LEVEL REPEATABLE READ, READ ONLY") travels in front of the first
+  // statement, without a round trip of its own.
   virtual void Begin(std::string_view mode) = 0;
   virtual boost::asio::awaitable<absl::StatusOr<Result>> Execute(Statement statement) = 0;
   // All in one round trip; fails as a whole with the first error.
   virtual boost::asio::awaitable<absl::StatusOr<std::vector<Result>>> ExecuteAll(std::vector<Statement> statements) = 0;
-  // Batches of some hundred rows through a cursor, for results that must not be held whole; the next batch is asked for when `rows` is done. Stops when `rows` returns an
-  // error. Outside of Begin it is a transaction of its own.
-  virtual boost::asio::awaitable<absl::Status> Stream(Statement statement, std::function<boost::asio::awaitable<absl::Status>(const Result&)> rows) = 0;
+  // Batches of some hundred rows through a cursor, for results that must not be held whole; the next batch is asked for
+  // when `rows` is done. Stops when `rows` returns an error. Outside of Begin it is a transaction of its own.
+  virtual boost::asio::awaitable<absl::Status> Stream(
+      Statement statement, std::function<boost::asio::awaitable<absl::Status>(const Result&)> rows) = 0;
   virtual boost::asio::awaitable<absl::Status> Commit() = 0;
   virtual boost::asio::awaitable<absl::Status> Rollback() = 0;
   // From the same loop: asks the server to stop what runs (57014).
@@ -90,11 +96,13 @@ class AsyncPostgres {
  public:
   static std::unique_ptr<AsyncPostgres> Create(boost::asio::io_context& loop, AsyncOptions options);
   virtual ~AsyncPostgres() = default;
-  // A cheap single statement, on a shared connection. One that is given up (deadline, cancelled coroutine) still runs to its end on the server. Must be awaited on the loop.
+  // A cheap single statement, on a shared connection. One that is given up (deadline, cancelled coroutine) still runs
+  // to its end on the server. Must be awaited on the loop.
   virtual boost::asio::awaitable<absl::StatusOr<Result>> Execute(Statement statement, absl::Time deadline) = 0;
   virtual boost::asio::awaitable<absl::StatusOr<std::unique_ptr<Session>>> Acquire(absl::Time deadline) = 0;
   virtual absl::Status Health() const = 0;  // thread-safe
-  // Fails what waits and closes all connections; sessions still lent end with their next use. Destroy this before the loop.
+  // Fails what waits and closes all connections; sessions still lent end with their next use. Destroy this before the
+  // loop.
   virtual void Close() = 0;
 };
 

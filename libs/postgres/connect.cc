@@ -53,8 +53,8 @@ absl::StatusOr<ConnectParameters> ConnectParameters::Make(const ConnectSettings&
   // What the text of values looks like must not depend on the server's or the user's settings.
   std::string options = "-c timezone=UTC -c datestyle=ISO,YMD -c intervalstyle=postgres -c bytea_output=hex -c jit=off";
   if (settings.statement_timeout > absl::ZeroDuration()) {
-    StrAppend(&options, " -c statement_timeout=",
-              std::max<int64_t>(1, absl::ToInt64Milliseconds(settings.statement_timeout)));
+    StrAppend(&options,
+              " -c statement_timeout=", std::max<int64_t>(1, absl::ToInt64Milliseconds(settings.statement_timeout)));
     // A client that stopped in the middle of a transaction must not hold its locks for ever.
     options += " -c idle_in_transaction_session_timeout=60000";
   }
@@ -116,9 +116,10 @@ absl::Status ConnectFailure(const pg_conn* connection, std::string_view what) {
   while (!message.empty() && (message.back() == '\n' || message.back() == ' ')) message.pop_back();
   std::replace(message.begin(), message.end(), '\n', ' ');
   // libpq keeps no SQLSTATE of a refused connection, only the server's sentence.
-  const bool full =
-      message.find("too many clients") != std::string::npos || message.find("remaining connection slots") != std::string::npos;
-  absl::Status status = StatusFromSqlError({.sqlstate = full ? "53300" : "08006", .message = StrCat(what, ": ", message)});
+  const bool full = message.find("too many clients") != std::string::npos ||
+                    message.find("remaining connection slots") != std::string::npos;
+  absl::Status status =
+      StatusFromSqlError({.sqlstate = full ? "53300" : "08006", .message = StrCat(what, ": ", message)});
   return status;
 }
 

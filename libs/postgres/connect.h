@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// How this library opens connections, in one place: the settings that every session has, and a connect that keeps a deadline.
+// How this library opens connections, in one place: the settings that every session has, and a connect that keeps a
+// deadline.
 //
-// Only for libs/postgres. All settings are connection options (the startup message), so there is no SET that a lost session could forget.
+// Only for libs/postgres. All settings are connection options (the startup message), so there is no SET that a lost
+// session could forget.
 #pragma once
 
 #include <string>
@@ -28,7 +30,8 @@ struct ConnectSettings {
 // libpq's parameter lists, ready for PQconnectStartParams.
 class ConnectParameters {
  public:
-  // InvalidArgument when `url` is neither a URL nor keywords libpq understands; the message never repeats the URL (it may hold a password).
+  // InvalidArgument when `url` is neither a URL nor keywords libpq understands; the message never repeats the URL (it
+  // may hold a password).
   static absl::StatusOr<ConnectParameters> Make(const ConnectSettings& settings);
   // A new, unfinished connection (non-blocking connect); null only when out of memory.
   pg_conn* Start() const;
@@ -39,7 +42,8 @@ class ConnectParameters {
   std::vector<std::pair<std::string, std::string>> values_;
 };
 
-// Why a connection failed, as a status: database-unavailable, or overloaded when the server has no free connections. Names host and port, never a password.
+// Why a connection failed, as a status: database-unavailable, or overloaded when the server has no free connections.
+// Names host and port, never a password.
 absl::Status ConnectFailure(const pg_conn* connection, std::string_view what);
 
 // The URL with another database: for tools that make databases.

@@ -10,12 +10,14 @@
 
 namespace mainstay::postgres {
 
-// pqxx::stream_to sends whatever the overload of separated_list() for the row's type makes of it. This type's is found by its namespace and gives the text as it is,
-// so that several lines, already escaped, go out as one message.
+// pqxx::stream_to sends whatever the overload of separated_list() for the row's type makes of it. This type's is found
+// by its namespace and gives the text as it is, so that several lines, already escaped, go out as one message.
 struct RawLines {
   const std::string& text;
 };
-static std::string separated_list(const std::string&, const RawLines& lines, pqxx::internal::TypedCopyEscaper) { return lines.text; }
+static std::string separated_list(const std::string&, const RawLines& lines, pqxx::internal::TypedCopyEscaper) {
+  return lines.text;
+}
 
 namespace {
 
@@ -26,11 +28,20 @@ void AppendEscaped(std::string_view text, std::string& out) {
   for (size_t i = 0; i < text.size(); ++i) {
     char letter = 0;
     switch (text[i]) {
-      case '\\': letter = '\\'; break;
-      case '\n': letter = 'n'; break;
-      case '\r': letter = 'r'; break;
-      case '\t': letter = 't'; break;
-      default: continue;
+      case '\\':
+        letter = '\\';
+        break;
+      case '\n':
+        letter = 'n';
+        break;
+      case '\r':
+        letter = 'r';
+        break;
+      case '\t':
+        letter = 't';
+        break;
+      default:
+        continue;
     }
     out.append(text, start, i - start);
     out += '\\';
@@ -82,7 +93,8 @@ CopyIn::~CopyIn() {
 
 absl::Status CopyIn::Row(absl::Span<const std::optional<std::string_view>> cells) {
   RETURN_IF_ERROR(impl_->failed);
-  if (cells.size() != columns_) return absl::InvalidArgumentError(StrCat("a row of ", cells.size(), " cells for ", columns_, " columns"));
+  if (cells.size() != columns_)
+    return absl::InvalidArgumentError(StrCat("a row of ", cells.size(), " cells for ", columns_, " columns"));
   const size_t before = buffer_.size();
   for (size_t i = 0; i < cells.size(); ++i) {
     if (i > 0) buffer_ += '\t';
@@ -123,7 +135,8 @@ absl::Status CopyIn::Finish() {
   return impl_->failed;
 }
 
-absl::Status StreamRows(pqxx::transaction_base& tx, std::string_view sql, absl::Span<const std::optional<std::string>> parameters,
+absl::Status StreamRows(pqxx::transaction_base& tx, std::string_view sql,
+                        absl::Span<const std::optional<std::string>> parameters,
                         absl::FunctionRef<absl::Status(const pqxx::result&)> rows, int batch) {
   static std::atomic<uint64_t> counter{0};
   const std::string cursor = StrCat("mainstay_stream_", ++counter);
@@ -133,7 +146,8 @@ absl::Status StreamRows(pqxx::transaction_base& tx, std::string_view sql, absl::
     values.push_back(parameter.has_value() ? parameter->c_str() : nullptr);
   }
   try {
-    tx.exec_params(StrCat("DECLARE ", cursor, " NO SCROLL CURSOR FOR ", sql), pqxx::prepare::make_dynamic_params(values));
+    tx.exec_params(StrCat("DECLARE ", cursor, " NO SCROLL CURSOR FOR ", sql),
+                   pqxx::prepare::make_dynamic_params(values));
     const std::string fetch = StrCat("FETCH FORWARD ", batch, " FROM ", cursor);
     for (;;) {
       const pqxx::result result = tx.exec(fetch);

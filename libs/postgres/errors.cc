@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// libpqxx's exceptions lose most of what PostgreSQL said: serialization failures and deadlocks carry no SQLSTATE, 42501 an empty one, and none names its constraint. The
-// pool's connections therefore ask for verbose messages ("ERROR:  23505: …" with a line per name), which are read back here; the class of the exception is the fallback.
+// libpqxx's exceptions lose most of what PostgreSQL said: serialization failures and deadlocks carry no SQLSTATE, 42501
+// an empty one, and none names its constraint. The pool's connections therefore ask for verbose messages ("ERROR:
+// 23505: …" with a line per name), which are read back here; the class of the exception is the fallback.
 #include "libs/postgres/errors.h"
 
 #include <libpq-fe.h>
@@ -56,7 +57,8 @@ SqlError ParseVerbose(std::string_view text) {
     }
     const std::string_view label = line.substr(0, colon), value = Strip(line.substr(colon + 3));
     if (value.size() > 7 && IsSqlstate(value.substr(0, 5)) && value.substr(5, 2) == ": ") {
-      // A connection's message may gather several; the first one is the cause, as the last one is only "connection lost".
+      // A connection's message may gather several; the first one is the cause, as the last one is only "connection
+      // lost".
       if (error.sqlstate.empty()) {
         error.sqlstate = value.substr(0, 5);
         error.message = value.substr(7);
@@ -100,8 +102,9 @@ absl::Status Map(const SqlError& error) {
   const std::string_view state = error.sqlstate, kind = state.substr(0, 2);
   if (state == "23505" || state == "23P01") return MakeProblem("unique-violation", "another record has the same value");
   if (state == "23503") {
-    return error.message.starts_with("update or delete") ? MakeProblem("still-referenced", "other records point to this one")
-                                                         : Validation("reference_not_found", "there is no such record");
+    return error.message.starts_with("update or delete")
+               ? MakeProblem("still-referenced", "other records point to this one")
+               : Validation("reference_not_found", "there is no such record");
   }
   if (state == "23001") return MakeProblem("still-referenced", "other records point to this one");
   if (state == "23502") return Validation("required", "may not be null");
@@ -111,7 +114,8 @@ absl::Status Map(const SqlError& error) {
   if (state == "22P02" || state == "22007" || state == "22023" || state == "22032") {
     return Validation("invalid_type", "the value does not fit the column's type");
   }
-  if (state == "22021" || state == "22P05") return Validation("invalid_characters", "the text has characters that cannot be stored");
+  if (state == "22021" || state == "22P05")
+    return Validation("invalid_characters", "the text has characters that cannot be stored");
   if (state == "P0001") return MakeProblem("rule-violation", "a rule of the database forbids this");
   if (kind == "40") return MakeProblem("transaction-conflict", "the change collided with others; try again");
   if (state == "57014") return MakeProblem("query-timeout", "the statement took too long and was stopped");
@@ -153,8 +157,10 @@ absl::Status StatusFromCurrentException() {
   try {
     throw;
   } catch (const pqxx::in_doubt_error& e) {
-    absl::Status status = MakeProblem("database-unavailable", "the connection broke during the commit: its outcome is unknown");
-    status.SetPayload(kPayload, absl::Cord(Encode({.sqlstate = "08007", .message = e.what(), .outcome_unknown = true})));
+    absl::Status status =
+        MakeProblem("database-unavailable", "the connection broke during the commit: its outcome is unknown");
+    status.SetPayload(kPayload,
+                      absl::Cord(Encode({.sqlstate = "08007", .message = e.what(), .outcome_unknown = true})));
     return status;
   } catch (const pqxx::statement_completion_unknown& e) {
     return StatusFromSqlError({.sqlstate = "40003", .message = e.what(), .outcome_unknown = true});
@@ -186,7 +192,8 @@ std::optional<SqlError> GetSqlError(const absl::Status& status) {
   SqlError error;
   error.outcome_unknown = text.starts_with('1');
   size_t at = text.find(kSeparator);
-  for (std::string* field : {&error.sqlstate, &error.message, &error.detail, &error.schema, &error.table, &error.column, &error.constraint}) {
+  for (std::string* field : {&error.sqlstate, &error.message, &error.detail, &error.schema, &error.table, &error.column,
+                             &error.constraint}) {
     if (at == std::string::npos) break;
     const size_t end = text.find(kSeparator, at + 1);
     *field = text.substr(at + 1, end == std::string::npos ? std::string::npos : end - at - 1);
@@ -200,8 +207,8 @@ bool IsTransient(const absl::Status& status) {
   const auto error = GetSqlError(status);
   if (!error.has_value()) return ProblemFromStatus(status).type == "database-unavailable";
   const std::string_view state = error->sqlstate, kind = state.substr(0, 2);
-  return kind == "40" || kind == "08" || kind == "53" || state.substr(0, 4) == "57P0" || state == "25006" || state == "25P03" ||
-         state == "55P03";
+  return kind == "40" || kind == "08" || kind == "53" || state.substr(0, 4) == "57P0" || state == "25006" ||
+         state == "25P03" || state == "55P03";
 }
 
 bool IsOutcomeUnknown(const absl::Status& status) {

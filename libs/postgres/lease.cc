@@ -9,13 +9,15 @@
 
 namespace mainstay::postgres {
 
-Lease::Lease(Pool& pool, LeaseOptions options, Clock& clock) : pool_(pool), options_(std::move(options)), clock_(clock) {}
+Lease::Lease(Pool& pool, LeaseOptions options, Clock& clock)
+    : pool_(pool), options_(std::move(options)), clock_(clock) {}
 
 absl::StatusOr<bool> Lease::TryAcquire() {
   const absl::Duration sent = clock_.Monotonic();
   int64_t fence = 0;
   RETURN_IF_ERROR(pool_.Autocommit(absl::Now() + options_.ttl / 2, [&](pqxx::transaction_base& tx) {
-    const pqxx::result rows = tx.exec_params(sql::kAcquireLease, options_.name, options_.holder, absl::ToInt64Milliseconds(options_.ttl));
+    const pqxx::result rows =
+        tx.exec_params(sql::kAcquireLease, options_.name, options_.holder, absl::ToInt64Milliseconds(options_.ttl));
     fence = rows.empty() ? 0 : rows[0][0].as<int64_t>();
     return absl::OkStatus();
   }));

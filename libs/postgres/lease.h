@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Leadership as a row (mainstay.leases), so that a transaction pooler may stand between: whoever holds the row's unexpired lease leads.
+// Leadership as a row (mainstay.leases), so that a transaction pooler may stand between: whoever holds the row's
+// unexpired lease leads.
 //
-// The lease is counted from before the request was sent, minus a margin, so a slow answer never lengthens it. That holds for this process's own view only: a leader that was
-// stopped in the middle of its work may find another one beside it, so what it writes must carry the fence, which rises with every change of holder.
+// The lease is counted from before the request was sent, minus a margin, so a slow answer never lengthens it. That
+// holds for this process's own view only: a leader that was stopped in the middle of its work may find another one
+// beside it, so what it writes must carry the fence, which rises with every change of holder.
 #pragma once
 
 #include <cstdint>
@@ -31,7 +33,8 @@ struct LeaseOptions {
 class Lease {
  public:
   Lease(Pool& pool, LeaseOptions options, Clock& clock = Clock::Real());
-  // Takes the lease if it is free or expired, renews it if it is ours. False: someone else leads. A failed status changes nothing: what is held runs on until it expires.
+  // Takes the lease if it is free or expired, renews it if it is ours. False: someone else leads. A failed status
+  // changes nothing: what is held runs on until it expires.
   absl::StatusOr<bool> TryAcquire();
   // Lets others in at once. Harmless when it is not held.
   absl::Status Release();

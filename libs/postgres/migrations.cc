@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Each migration is one transaction that takes an advisory lock first and then looks whether it is still needed: two runs at once are safe, also through a transaction pooler.
+// Each migration is one transaction that takes an advisory lock first and then looks whether it is still needed: two
+// runs at once are safe, also through a transaction pooler.
 #include "libs/postgres/migrations.h"
 
 #include <libpq-fe.h>
@@ -17,11 +18,14 @@
 namespace mainstay::postgres {
 namespace {
 
-constexpr const char* kRoles[] = {"mainstay_gateway", "mainstay_webhooks", "mainstay_integrations", "mainstay_transfer", "mainstay_worker"};
+constexpr const char* kRoles[] = {"mainstay_gateway", "mainstay_webhooks", "mainstay_integrations", "mainstay_transfer",
+                                  "mainstay_worker"};
 
-// Another run may work for a while; DDL that waits for a lock holds up everybody behind it, so it gives up soon and tries again.
+// Another run may work for a while; DDL that waits for a lock holds up everybody behind it, so it gives up soon and
+// tries again.
 constexpr char kBegin[] =
-    "BEGIN; SET LOCAL lock_timeout = '120s'; SELECT pg_advisory_xact_lock(7306632746141573); SET LOCAL lock_timeout = '3s'";
+    "BEGIN; SET LOCAL lock_timeout = '120s'; SELECT pg_advisory_xact_lock(7306632746141573); SET LOCAL lock_timeout = "
+    "'3s'";
 constexpr int kLockAttempts = 5;
 
 constexpr char kBootstrap[] = R"sql(
@@ -35,9 +39,11 @@ CREATE TABLE IF NOT EXISTS mainstay.migrations (
 class Connection {
  public:
   static absl::StatusOr<Connection> Open(const std::string& url) {
-    ASSIGN_OR_RETURN(const auto parameters, ConnectParameters::Make({.url = url, .application_name = "mainstay migrate"}));
-    ASSIGN_OR_RETURN(PGconn* raw, parameters.Connect(absl::Now() + absl::Seconds(10)));
-    PQsetNoticeProcessor(raw, [](void*, const char*) {}, nullptr);
+    ASSIGN_OR_RETURN(const auto parameters,
+                     ConnectParameters::Make({.url = url, .application_name = "mainstay migrate"}));
+    ASSIGN_OR_RETURN(PGconn * raw, parameters.Connect(absl::Now() + absl::Seconds(10)));
+    PQsetNoticeProcessor(
+        raw, [](void*, const char*) {}, nullptr);
     return Connection(raw);
   }
   using Rows = std::vector<std::vector<std::string>>;
@@ -46,14 +52,17 @@ class Connection {
     std::vector<const char*> values;
     for (const auto& p : parameters) values.push_back(p.c_str());
     std::unique_ptr<PGresult, decltype(&PQclear)> result(
-        parameters.empty() ? PQexec(raw_.get(), sql.c_str())
-                           : PQexecParams(raw_.get(), sql.c_str(), int(values.size()), nullptr, values.data(), nullptr, nullptr, 0),
+        parameters.empty()
+            ? PQexec(raw_.get(), sql.c_str())
+            : PQexecParams(raw_.get(), sql.c_str(), int(values.size()), nullptr, values.data(), nullptr, nullptr, 0),
         &PQclear);
     const ExecStatusType status = PQresultStatus(result.get());
-    if (status != PGRES_TUPLES_OK && status != PGRES_COMMAND_OK && status != PGRES_EMPTY_QUERY) return StatusFromResult(result.get());
+    if (status != PGRES_TUPLES_OK && status != PGRES_COMMAND_OK && status != PGRES_EMPTY_QUERY)
+      return StatusFromResult(result.get());
     Rows rows(PQntuples(result.get()));
     for (size_t r = 0; r < rows.size(); ++r) {
-      for (int c = 0; c < PQnfields(result.get()); ++c) rows[r].emplace_back(PQgetvalue(result.get(), int(r), c), PQgetlength(result.get(), int(r), c));
+      for (int c = 0; c < PQnfields(result.get()); ++c)
+        rows[r].emplace_back(PQgetvalue(result.get(), int(r), c), PQgetlength(result.get(), int(r), c));
     }
     return rows;
   }
@@ -63,14 +72,18 @@ class Connection {
   std::unique_ptr<PGconn, decltype(&PQfinish)> raw_;
 };
 
-std::string Checksum(const Migration& migration) { return HexEncode(Sha256(migration.sql)); }
+std::string Checksum(const Migration& migration) {
+  return HexEncode(Sha256(migration.sql));
+}
 
 // The whole story for the operator: what failed, and PostgreSQL's own words.
 absl::Status Explain(const absl::Status& status, std::string_view what) {
   const auto error = GetSqlError(status);
-  std::string message = error.has_value() ? StrCat(error->message, error->detail.empty() ? "" : "; ", error->detail, " (SQLSTATE ", error->sqlstate, ")")
+  std::string message = error.has_value() ? StrCat(error->message, error->detail.empty() ? "" : "; ", error->detail,
+                                                   " (SQLSTATE ", error->sqlstate, ")")
                                           : std::string(ToStd(status.message()));
-  absl::Status out(error.has_value() && !IsTransient(status) ? absl::StatusCode::kFailedPrecondition : status.code(), StrCat(what, ": ", message));
+  absl::Status out(error.has_value() && !IsTransient(status) ? absl::StatusCode::kFailedPrecondition : status.code(),
+                   StrCat(what, ": ", message));
   status.ForEachPayload([&](absl::string_view url, const absl::Cord& payload) { out.SetPayload(url, payload); });
   return out;
 }
@@ -96,7 +109,8 @@ absl::Status InTransaction(Connection& connection, const std::function<absl::Sta
 
 // Roles belong to the whole server, so another database's run may make the same one at the same time.
 absl::Status EnsureRoles(Connection& connection) {
-  ASSIGN_OR_RETURN(const auto may, connection.Run("SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user"));
+  ASSIGN_OR_RETURN(const auto may,
+                   connection.Run("SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user"));
   const bool may_create = !may.empty() && may[0][0] == "t";
   std::string missing;
   for (const char* role : kRoles) {
@@ -111,7 +125,9 @@ absl::Status EnsureRoles(Connection& connection) {
                                     " LOGIN; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$"))
                         .status());
   }
-  if (!missing.empty()) return absl::FailedPreconditionError(StrCat("this database user may not create roles; have an administrator run:", missing));
+  if (!missing.empty())
+    return absl::FailedPreconditionError(
+        StrCat("this database user may not create roles; have an administrator run:", missing));
   std::string roles;
   for (const char* role : kRoles) StrAppend(&roles, roles.empty() ? "" : ", ", role);
   RETURN_IF_ERROR(connection.Run(StrCat("GRANT USAGE ON SCHEMA mainstay TO ", roles)).status());
@@ -128,7 +144,8 @@ absl::StatusOr<Applied> ReadApplied(Connection& connection) {
 
 }  // namespace
 
-absl::StatusOr<std::vector<AppliedMigration>> Migrate(const std::string& url, const std::vector<std::vector<Migration>>& domains) {
+absl::StatusOr<std::vector<AppliedMigration>> Migrate(const std::string& url,
+                                                      const std::vector<std::vector<Migration>>& domains) {
   ASSIGN_OR_RETURN(Connection connection, Connection::Open(url));
   const absl::Status bootstrap = InTransaction(connection, [&]() -> absl::Status {
     RETURN_IF_ERROR(connection.Run(kBootstrap).status());
@@ -144,7 +161,8 @@ absl::StatusOr<std::vector<AppliedMigration>> Migrate(const std::string& url, co
       const std::string checksum = Checksum(migration);
       const std::pair<std::string, int> key{migration.domain, migration.number};
       const auto changed = [&] {
-        return absl::FailedPreconditionError(StrCat(name, " was applied in another form: a migration is never edited once applied; add a new one"));
+        return absl::FailedPreconditionError(
+            StrCat(name, " was applied in another form: a migration is never edited once applied; add a new one"));
       };
       bool already = applied.contains(key);
       if (already && applied[key] != checksum) return changed();
@@ -184,12 +202,14 @@ absl::Status CheckSchema(const std::string& url, const std::vector<std::vector<M
       if (it == applied->end()) {
         StrAppend(&behind, behind.empty() ? "" : ", ", migration.domain, "/", migration.number);
       } else if (it->second != Checksum(migration)) {
-        return absl::FailedPreconditionError(StrCat("migration ", migration.domain, "/", migration.number, " was applied in another form"));
+        return absl::FailedPreconditionError(
+            StrCat("migration ", migration.domain, "/", migration.number, " was applied in another form"));
       }
     }
   }
   if (behind.empty()) return absl::OkStatus();
-  return absl::FailedPreconditionError(StrCat("the schema is older than this program, run `mainstay migrate`; missing: ", behind));
+  return absl::FailedPreconditionError(
+      StrCat("the schema is older than this program, run `mainstay migrate`; missing: ", behind));
 }
 
 }  // namespace mainstay::postgres

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Schema changes: numbered SQL files per domain, compiled in, applied once, never edited (a changed checksum stops the run).
+// Schema changes: numbered SQL files per domain, compiled in, applied once, never edited (a changed checksum stops the
+// run).
 #pragma once
 
 #include <string>
@@ -15,7 +16,7 @@ struct Migration {
   std::string domain;  // the library that owns it
   int number;
   std::string title;
-  std::string sql;     // one transaction
+  std::string sql;  // one transaction
 };
 
 struct AppliedMigration {
@@ -25,9 +26,11 @@ struct AppliedMigration {
   bool already;
 };
 
-// Applies what is missing, domain after domain in the order given, under an advisory lock and a lock_timeout. Creates schema `mainstay`, its
-// migrations table and the service roles first (mainstay_gateway, mainstay_webhooks, mainstay_integrations, mainstay_transfer, mainstay_worker).
-absl::StatusOr<std::vector<AppliedMigration>> Migrate(const std::string& url, const std::vector<std::vector<Migration>>& domains);
+// Applies what is missing, domain after domain in the order given, under an advisory lock and a lock_timeout. Creates
+// schema `mainstay`, its migrations table and the service roles first (mainstay_gateway, mainstay_webhooks,
+// mainstay_integrations, mainstay_transfer, mainstay_worker).
+absl::StatusOr<std::vector<AppliedMigration>> Migrate(const std::string& url,
+                                                      const std::vector<std::vector<Migration>>& domains);
 
 // The number of migrations in the database, per domain as "jobs=3 records=2"; for readiness (schema ≥ minimum).
 absl::Status CheckSchema(const std::string& url, const std::vector<std::vector<Migration>>& domains);

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Connections are libpqxx's, but opened by this library (connect.h): its policy class gets to see the raw connection, so a deadline holds while connecting, a dead peer is
-// noticed before use, and nothing is ever reopened silently: a second opening is refused.
+// Connections are libpqxx's, but opened by this library (connect.h): its policy class gets to see the raw connection,
+// so a deadline holds while connecting, a dead peer is noticed before use, and nothing is ever reopened silently: a
+// second opening is refused.
 //
-// A watchdog thread cancels statements at their deadline and, when even that is not answered, shuts the socket, so no thread hangs for longer than the deadline and two seconds.
+// A watchdog thread cancels statements at their deadline and, when even that is not answered, shuts the socket, so no
+// thread hangs for longer than the deadline and two seconds.
 #include "libs/postgres/pool.h"
 
 #include <libpq-fe.h>
@@ -145,8 +147,10 @@ struct Pool::Impl {
       }
       if (available.WaitWithDeadline(&mu, give_up) && idle.empty() && total >= options.size) {
         mu.Unlock();
-        if (absl::Now() >= deadline) return MakeProblem("query-timeout", "no database connection was free before the deadline");
-        return MakeProblem({.type = "overloaded", .detail = "all database connections are in use", .retry_after = absl::Seconds(1)});
+        if (absl::Now() >= deadline)
+          return MakeProblem("query-timeout", "no database connection was free before the deadline");
+        return MakeProblem(
+            {.type = "overloaded", .detail = "all database connections are in use", .retry_after = absl::Seconds(1)});
       }
     }
   }
@@ -182,7 +186,8 @@ struct Pool::Impl {
     return connection;
   }
 
-  // After a failure: one attempt per backoff step, so that calls need not try themselves and Health() tells the truth without any.
+  // After a failure: one attempt per backoff step, so that calls need not try themselves and Health() tells the truth
+  // without any.
   void ProbeLoop() {
     absl::BitGen random;
     absl::Duration backoff = kBackoffMin;
@@ -271,7 +276,8 @@ struct Pool::Impl {
     }
   }
 
-  absl::Status Body(Connection& connection, Kind kind, absl::FunctionRef<absl::Status(pqxx::transaction_base&)> body, bool* started) {
+  absl::Status Body(Connection& connection, Kind kind, absl::FunctionRef<absl::Status(pqxx::transaction_base&)> body,
+                    bool* started) {
     try {
       switch (kind) {
         case Kind::kTransaction: {
@@ -306,7 +312,8 @@ struct Pool::Impl {
     absl::Duration pause = absl::Milliseconds(5);
     bool fresh_try = false;
     for (int attempt = 1;; ++attempt) {
-      if (absl::Now() >= deadline) return MakeProblem("query-timeout", "the deadline passed before the transaction began");
+      if (absl::Now() >= deadline)
+        return MakeProblem("query-timeout", "the deadline passed before the transaction began");
       ASSIGN_OR_RETURN(std::unique_ptr<Connection> connection, Acquire(deadline));
       bool started = false;
       Watch watch{.connection = connection.get()};

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Blocking PostgreSQL: a bounded pool of libpqxx connections for services that may wait on a thread.
 //
-// PostgreSQL away: Acquire fails fast with database-unavailable while one connection at a time probes with backoff; nothing exits, nothing hangs past its deadline. A
-// connection that broke is thrown away (libpqxx would silently reopen it without its settings). No session state outlives a transaction, so a transaction pooler may stand between.
+// PostgreSQL away: Acquire fails fast with database-unavailable while one connection at a time probes with backoff;
+// nothing exits, nothing hangs past its deadline. A connection that broke is thrown away (libpqxx would silently reopen
+// it without its settings). No session state outlives a transaction, so a transaction pooler may stand between.
 #pragma once
 
 #include <functional>
@@ -27,7 +28,8 @@ struct PoolOptions {
   absl::Duration acquire_timeout = absl::Seconds(2);
   absl::Duration max_lifetime = absl::Minutes(30);
   absl::Duration statement_timeout = absl::Seconds(10);  // a connection option, not a statement per call
-  // Turns sequential scans and hash and merge joins off: for the engine's statements, whose plans must not depend on when they were prepared.
+  // Turns sequential scans and hash and merge joins off: for the engine's statements, whose plans must not depend on
+  // when they were prepared.
   bool pin_plans = false;
 };
 
@@ -36,8 +38,9 @@ class Pool {
   explicit Pool(PoolOptions options);
   ~Pool();
 
-  // Runs `body` in one transaction: commits when it returns OK, rolls back otherwise. Exceptions of libpqxx become statuses (errors.h). Serialization failures and deadlocks
-  // run `body` again, up to 3 times, so it must not have effects outside the transaction. The deadline bounds the wait for a connection and cancels a running statement.
+  // Runs `body` in one transaction: commits when it returns OK, rolls back otherwise. Exceptions of libpqxx become
+  // statuses (errors.h). Serialization failures and deadlocks run `body` again, up to 3 times, so it must not have
+  // effects outside the transaction. The deadline bounds the wait for a connection and cancels a running statement.
   absl::Status Transaction(absl::Time deadline, absl::FunctionRef<absl::Status(pqxx::transaction_base&)> body);
   // The same without BEGIN/COMMIT round trips: for single statements.
   absl::Status Autocommit(absl::Time deadline, absl::FunctionRef<absl::Status(pqxx::transaction_base&)> body);

@@ -26,7 +26,10 @@ struct Address {
 
 absl::StatusOr<Address> ParseUrl(std::string_view url) {
   // Never repeats the URL: it may hold a password.
-  const auto bad = [](std::string_view why) { return absl::InvalidArgumentError(StrCat("the Redis URL ", why, "; expected redis://[:password@]host:port[/db] or unix:///path.sock")); };
+  const auto bad = [](std::string_view why) {
+    return absl::InvalidArgumentError(
+        StrCat("the Redis URL ", why, "; expected redis://[:password@]host:port[/db] or unix:///path.sock"));
+  };
   Address address;
   if (url.starts_with("unix://")) {
     address.path = url.substr(7);
@@ -39,7 +42,8 @@ absl::StatusOr<Address> ParseUrl(std::string_view url) {
     const std::string_view credentials = url.substr(0, at);
     const size_t colon = credentials.find(':');
     if (colon == std::string_view::npos) return bad("has a user but no password");
-    const auto user = PercentDecode(credentials.substr(0, colon), false), password = PercentDecode(credentials.substr(colon + 1), false);
+    const auto user = PercentDecode(credentials.substr(0, colon), false),
+               password = PercentDecode(credentials.substr(colon + 1), false);
     if (!user.has_value() || !password.has_value()) return bad("has a bad percent escape");
     address.user = *user;
     address.password = *password;
@@ -51,11 +55,14 @@ absl::StatusOr<Address> ParseUrl(std::string_view url) {
   };
   if (const size_t slash = url.find('/'); slash != std::string_view::npos) {
     const std::string_view database = url.substr(slash + 1);
-    if (!database.empty() && !number(database, 0, 1'000'000, &address.database)) return bad("has a database that is no number");
+    if (!database.empty() && !number(database, 0, 1'000'000, &address.database))
+      return bad("has a database that is no number");
     url = url.substr(0, slash);
   }
-  if (const size_t colon = url.rfind(':'); colon != std::string_view::npos && url.find(']', colon) == std::string_view::npos) {
-    if (!number(url.substr(colon + 1), 1, 65535, &address.port)) return bad("has a port that is not between 1 and 65535");
+  if (const size_t colon = url.rfind(':');
+      colon != std::string_view::npos && url.find(']', colon) == std::string_view::npos) {
+    if (!number(url.substr(colon + 1), 1, 65535, &address.port))
+      return bad("has a port that is not between 1 and 65535");
     url = url.substr(0, colon);
   }
   if (url.starts_with('[') && url.ends_with(']')) url = url.substr(1, url.size() - 2);
@@ -64,7 +71,9 @@ absl::StatusOr<Address> ParseUrl(std::string_view url) {
   return address;
 }
 
-timeval SocketTimeout(absl::Duration duration) { return absl::ToTimeval(std::max(duration, absl::Milliseconds(1))); }
+timeval SocketTimeout(absl::Duration duration) {
+  return absl::ToTimeval(std::max(duration, absl::Milliseconds(1)));
+}
 
 Reply Convert(const redisReply* reply) {
   Reply out;
@@ -72,7 +81,9 @@ Reply Convert(const redisReply* reply) {
     case REDIS_REPLY_STRING:
     case REDIS_REPLY_STATUS:
     case REDIS_REPLY_ERROR:
-      out.type = reply->type == REDIS_REPLY_STRING ? Reply::Type::kString : reply->type == REDIS_REPLY_STATUS ? Reply::Type::kStatus : Reply::Type::kError;
+      out.type = reply->type == REDIS_REPLY_STRING   ? Reply::Type::kString
+                 : reply->type == REDIS_REPLY_STATUS ? Reply::Type::kStatus
+                                                     : Reply::Type::kError;
       out.text.assign(reply->str, static_cast<size_t>(reply->len));
       break;
     case REDIS_REPLY_INTEGER:
@@ -114,7 +125,8 @@ struct Client::Impl {
     const std::string reason = context != nullptr && context->err != 0 ? context->errstr : "connection lost";
     Drop();
     // The first attempt to come back is at once: most failures are an idle connection that was closed.
-    const absl::Status status = absl::UnavailableError(StrCat("Redis: ", what, ": ", reason, sent ? " (outcome unknown)" : ""));
+    const absl::Status status =
+        absl::UnavailableError(StrCat("Redis: ", what, ": ", reason, sent ? " (outcome unknown)" : ""));
     SetHealth(status);
     return status;
   }
@@ -128,7 +140,8 @@ struct Client::Impl {
       return health;
     }
     const timeval timeout = SocketTimeout(options.connect_timeout);
-    context = address->path.empty() ? redisConnectWithTimeout(address->host.c_str(), address->port, timeout) : redisConnectUnixWithTimeout(address->path.c_str(), timeout);
+    context = address->path.empty() ? redisConnectWithTimeout(address->host.c_str(), address->port, timeout)
+                                    : redisConnectUnixWithTimeout(address->path.c_str(), timeout);
     absl::Status status;
     if (context == nullptr || context->err != 0) {
       status = Fail("connecting", false);
@@ -136,7 +149,9 @@ struct Client::Impl {
       redisSetTimeout(context, SocketTimeout(options.command_timeout));
       if (address->path.empty()) redisEnableKeepAlive(context);
       std::vector<Command> greeting;
-      if (!address->password.empty()) greeting.push_back(address->user.empty() ? Command{"AUTH", address->password} : Command{"AUTH", address->user, address->password});
+      if (!address->password.empty())
+        greeting.push_back(address->user.empty() ? Command{"AUTH", address->password}
+                                                 : Command{"AUTH", address->user, address->password});
       if (address->database != 0) greeting.push_back({"SELECT", std::to_string(address->database)});
       // Also tells "loading its data set" and "out of clients" apart from being ready.
       greeting.push_back({"PING"});
@@ -171,7 +186,8 @@ struct Client::Impl {
         argv.push_back(word.data());
         lengths.push_back(word.size());
       }
-      if (redisAppendCommandArgv(context, static_cast<int>(argv.size()), argv.data(), lengths.data()) != REDIS_OK) return Fail("sending", true);
+      if (redisAppendCommandArgv(context, static_cast<int>(argv.size()), argv.data(), lengths.data()) != REDIS_OK)
+        return Fail("sending", true);
     }
     for (size_t i = from; i < to; ++i) {
       void* raw = nullptr;
@@ -182,7 +198,8 @@ struct Client::Impl {
     return absl::OkStatus();
   }
 
-  // An idle connection has nothing to say. If it is readable, the server closed it (a restart, `timeout`): better to know before sending.
+  // An idle connection has nothing to say. If it is readable, the server closed it (a restart, `timeout`): better to
+  // know before sending.
   void DropIfClosed() {
     if (context == nullptr) return;
     char byte;
@@ -241,7 +258,8 @@ absl::StatusOr<Reply> Client::Blocking(const Command& command, absl::Duration bl
   return std::move((*replies)[0]);
 }
 
-absl::StatusOr<Reply> Client::Script(std::string_view lua, const std::vector<std::string>& keys, const std::vector<std::string>& arguments) {
+absl::StatusOr<Reply> Client::Script(std::string_view lua, const std::vector<std::string>& keys,
+                                     const std::vector<std::string>& arguments) {
   Command command = {"EVALSHA", HexEncode(Sha1(lua)), std::to_string(keys.size())};
   command.insert(command.end(), keys.begin(), keys.end());
   command.insert(command.end(), arguments.begin(), arguments.end());
@@ -260,6 +278,8 @@ absl::Status Client::Health() const {
   return impl_->health;
 }
 
-uint64_t Client::generation() const { return impl_->generation; }
+uint64_t Client::generation() const {
+  return impl_->generation;
+}
 
 }  // namespace mainstay::redis

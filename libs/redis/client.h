@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Redis over hiredis: blocking, deadline on every command, pipelines, scripts by SHA.
 //
-// Redis down is normal operation for the suite: every call answers Unavailable fast (one reconnect attempt per backoff step, never inline waiting) and callers go on from PostgreSQL.
+// Redis down is normal operation for the suite: every call answers Unavailable fast (one reconnect attempt per backoff
+// step, never inline waiting) and callers go on from PostgreSQL.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +20,7 @@ namespace mainstay::redis {
 struct Reply {
   enum class Type { kNil, kString, kStatus, kInteger, kArray, kError };
   Type type = Type::kNil;
-  std::string text;             // string, status, error
+  std::string text;  // string, status, error
   int64_t integer = 0;
   std::vector<Reply> elements;  // array
   bool ok() const { return type != Type::kError; }
@@ -39,14 +40,17 @@ class Client {
  public:
   explicit Client(ClientOptions options);
   ~Client();
-  // An error reply of Redis is a Reply of kError, not a status; statuses are for the connection. Unknown whether a command ran when the connection broke: Unavailable "outcome unknown".
+  // An error reply of Redis is a Reply of kError, not a status; statuses are for the connection. Unknown whether a
+  // command ran when the connection broke: Unavailable "outcome unknown".
   absl::StatusOr<Reply> Execute(const Command& command);
   // All in one round trip.
   absl::StatusOr<std::vector<Reply>> Pipeline(const std::vector<Command>& commands);
-  // A command that blocks for up to `block`; the socket timeout is raised above it (a shorter one kills the connection and loses the delivered entry).
+  // A command that blocks for up to `block`; the socket timeout is raised above it (a shorter one kills the connection
+  // and loses the delivered entry).
   absl::StatusOr<Reply> Blocking(const Command& command, absl::Duration block);
   // EVALSHA, and EVAL when the server does not know the script.
-  absl::StatusOr<Reply> Script(std::string_view lua, const std::vector<std::string>& keys, const std::vector<std::string>& arguments);
+  absl::StatusOr<Reply> Script(std::string_view lua, const std::vector<std::string>& keys,
+                               const std::vector<std::string>& arguments);
   absl::Status Health() const;  // thread-safe, of the last use
   // Counts up whenever a new connection was made: whoever depends on state in Redis looks again.
   uint64_t generation() const;

@@ -28,7 +28,9 @@ bool IsName(std::string_view text, size_t max) {
 }
 
 // The whole 256 bits are random, so a plain hash is enough: there is nothing to guess.
-std::string HashOf(std::string_view secret) { return Sha256(secret); }
+std::string HashOf(std::string_view secret) {
+  return Sha256(secret);
+}
 
 std::optional<absl::Time> Micros(const pqxx::field& field) {
   if (field.is_null()) return std::nullopt;
@@ -39,12 +41,15 @@ std::optional<absl::Time> Micros(const pqxx::field& field) {
 
 // Revoked and expired keys are not found here or refused by Matches: the answer to the caller is one.
 const char kSelectApiKey[] =
-    "SELECT tenant, roles, encode(secret_hash, 'hex'), to_char(expires_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') "
+    "SELECT tenant, roles, encode(secret_hash, 'hex'), to_char(expires_at AT TIME ZONE 'UTC', "
+    "'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') "
     "FROM mainstay.api_keys WHERE id = $1::uuid AND revoked_at IS NULL";
 
 absl::StatusOr<CreatedApiKey> CreateApiKey(pqxx::transaction_base& tx, const NewApiKey& key) {
-  if (!IsName(key.tenant, 100)) return MakeProblem("invalid-parameter", "a key belongs to a tenant (1 to 100 bytes of text), or * for operators");
-  if (!IsName(key.name, 200)) return MakeProblem("invalid-parameter", "a key needs a name (1 to 200 bytes of text) that says who uses it");
+  if (!IsName(key.tenant, 100))
+    return MakeProblem("invalid-parameter", "a key belongs to a tenant (1 to 100 bytes of text), or * for operators");
+  if (!IsName(key.name, 200))
+    return MakeProblem("invalid-parameter", "a key needs a name (1 to 200 bytes of text) that says who uses it");
   if (key.roles.empty() || key.roles.size() > 50) return MakeProblem("invalid-parameter", "a key needs 1 to 50 roles");
   PgArray roles;
   for (const auto& role : key.roles) {
@@ -56,7 +61,8 @@ absl::StatusOr<CreatedApiKey> CreateApiKey(pqxx::transaction_base& tx, const New
   CreatedApiKey created{.id = FormatId("key", uuid)};
   created.key = StrCat(kPrefix, created.id.substr(4), "_", secret);
   try {
-    tx.exec_params(sql::kInsertApiKey, uuid.ToString(), key.tenant, key.name, std::move(roles).Finish(), HexEncode(HashOf(secret)),
+    tx.exec_params(sql::kInsertApiKey, uuid.ToString(), key.tenant, key.name, std::move(roles).Finish(),
+                   HexEncode(HashOf(secret)),
                    key.expires_at.has_value() ? FormatTimestamp(*key.expires_at) : std::string());
   } catch (...) {
     return postgres::StatusFromCurrentException();
@@ -67,7 +73,8 @@ absl::StatusOr<CreatedApiKey> CreateApiKey(pqxx::transaction_base& tx, const New
 absl::Status RevokeApiKey(pqxx::transaction_base& tx, std::string_view id) {
   ASSIGN_OR_RETURN(const Uuid uuid, ParseId("key", id));
   try {
-    if (tx.exec_params(sql::kRevokeApiKey, uuid.ToString()).empty()) return MakeProblem("not-found", StrCat("there is no key ", id));
+    if (tx.exec_params(sql::kRevokeApiKey, uuid.ToString()).empty())
+      return MakeProblem("not-found", StrCat("there is no key ", id));
   } catch (...) {
     return postgres::StatusFromCurrentException();
   }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// API keys: "mst_" + id + "_" + secret. The database holds SHA-256 of the secret only; a lost key cannot be shown again.
+// API keys: "mst_" + id + "_" + secret. The database holds SHA-256 of the secret only; a lost key cannot be shown
+// again.
 #pragma once
 
 #include <memory>
@@ -40,7 +41,9 @@ struct ListedApiKey {
 absl::StatusOr<std::vector<ListedApiKey>> ListApiKeys(pqxx::transaction_base& tx);
 
 // A key as presented, cut into its parts; nullopt when it cannot be one.
-struct PresentedKey { std::string id, secret; };
+struct PresentedKey {
+  std::string id, secret;
+};
 std::optional<PresentedKey> ParseApiKey(std::string_view text);
 // What is stored of a key; compared with the presented secret in constant time.
 struct StoredKey {
@@ -48,7 +51,8 @@ struct StoredKey {
   std::string secret_hash;  // 32 bytes
   std::optional<absl::Time> expires_at;
 };
-// The statement that reads one: $1 = id as uuid; columns tenant, roles (text array), secret hash (hex), expires_at (text, UTC). For the gateway's asynchronous reader.
+// The statement that reads one: $1 = id as uuid; columns tenant, roles (text array), secret hash (hex), expires_at
+// (text, UTC). For the gateway's asynchronous reader.
 extern const char kSelectApiKey[];
 bool Matches(const StoredKey& stored, std::string_view secret, absl::Time now);
 

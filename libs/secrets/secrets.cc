@@ -25,8 +25,11 @@ namespace {
 constexpr absl::Duration kCacheFor = absl::Seconds(60), kStatementTime = absl::Seconds(5);
 constexpr size_t kMaxCached = 10'000, kMaxName = 200, kMaxValue = 64 << 10;
 
-// Binds a sealed value to its row, so that rows cannot be swapped. None of the parts may contain the separator (CheckName).
-std::string Aad(std::string_view tenant, std::string_view name, int version) { return StrCat(tenant, "|", name, "|", version); }
+// Binds a sealed value to its row, so that rows cannot be swapped. None of the parts may contain the separator
+// (CheckName).
+std::string Aad(std::string_view tenant, std::string_view name, int version) {
+  return StrCat(tenant, "|", name, "|", version);
+}
 
 absl::Status CheckName(std::string_view tenant, std::string_view name) {
   const auto plain = [](std::string_view text) {
@@ -36,13 +39,17 @@ absl::Status CheckName(std::string_view tenant, std::string_view name) {
     return IsValidUtf8(text);
   };
   if (name.empty() || name.size() > kMaxName || !plain(name)) {
-    return MakeProblem("invalid-parameter", "the name of a secret has 1 to 200 bytes of text without | and control characters");
+    return MakeProblem("invalid-parameter",
+                       "the name of a secret has 1 to 200 bytes of text without | and control characters");
   }
-  if (tenant.size() > kMaxName || !plain(tenant)) return MakeProblem("invalid-parameter", "that cannot be a tenant's name");
+  if (tenant.size() > kMaxName || !plain(tenant))
+    return MakeProblem("invalid-parameter", "that cannot be a tenant's name");
   return absl::OkStatus();
 }
 
-void Wipe(std::string& text) { OPENSSL_cleanse(text.data(), text.size()); }
+void Wipe(std::string& text) {
+  OPENSSL_cleanse(text.data(), text.size());
+}
 
 }  // namespace
 
@@ -73,8 +80,10 @@ absl::StatusOr<KeyRing> KeyRing::Load(const std::string& file) {
 }
 
 std::string KeyRing::NewFile() {
-  return StrCat("# Key-encryption keys of Mainstay's secrets. Whoever has this file and the database can read them; without it they are lost. The first key is used for new values.\n", "k",
-                HexEncode(RandomBytes(4)), " ", Base64Encode(RandomBytes(32)), "\n");
+  return StrCat(
+      "# Key-encryption keys of Mainstay's secrets. Whoever has this file and the database can read them; without it "
+      "they are lost. The first key is used for new values.\n",
+      "k", HexEncode(RandomBytes(4)), " ", Base64Encode(RandomBytes(32)), "\n");
 }
 
 struct Store::Impl {
@@ -96,12 +105,15 @@ struct Store::Impl {
   absl::StatusOr<std::string> Unseal(const pqxx::row& row, std::string_view name) const {
     const std::string tenant = row[0].c_str(), kek = row[2].c_str();
     const int version = row[1].as<int>();
-    const std::string label = StrCat("secret ", name, tenant.empty() ? "" : StrCat(" of tenant ", tenant), " version ", version);
+    const std::string label =
+        StrCat("secret ", name, tenant.empty() ? "" : StrCat(" of tenant ", tenant), " version ", version);
     const std::string* key = FindKey(kek);
     if (key == nullptr) return absl::InternalError(StrCat(label, " needs key ", kek, ", which is not in the key file"));
     const std::string aad = Aad(tenant, name, version);
     auto data_key = mainstay::Open(*key, HexDecode(row[3].c_str()).value_or(""), aad);
-    if (!data_key.ok()) return absl::InternalError(StrCat(label, " cannot be opened: its data key is not what key ", kek, " wrapped for it"));
+    if (!data_key.ok())
+      return absl::InternalError(
+          StrCat(label, " cannot be opened: its data key is not what key ", kek, " wrapped for it"));
     auto value = mainstay::Open(*data_key, HexDecode(row[4].c_str()).value_or(""), aad);
     Wipe(*data_key);
     if (!value.ok()) return absl::InternalError(StrCat(label, " cannot be opened: the row was changed or swapped"));
@@ -133,9 +145,11 @@ struct Store::Impl {
 Store::Store(postgres::Pool& pool, KeyRing keys) : impl_(std::make_unique<Impl>(pool, std::move(keys))) {}
 Store::~Store() = default;
 
-absl::Status Store::Put(std::string_view tenant, std::string_view name, std::string_view value, absl::Duration overlap) {
+absl::Status Store::Put(std::string_view tenant, std::string_view name, std::string_view value,
+                        absl::Duration overlap) {
   RETURN_IF_ERROR(CheckName(tenant, name));
-  if (value.empty() || value.size() > kMaxValue) return MakeProblem("invalid-parameter", "the value of a secret has 1 to 65536 bytes");
+  if (value.empty() || value.size() > kMaxValue)
+    return MakeProblem("invalid-parameter", "the value of a secret has 1 to 65536 bytes");
   if (impl_->keys.keys.empty()) return absl::FailedPreconditionError("there is no key to encrypt with");
   const auto& [kek_id, kek] = impl_->keys.keys[0];
   const std::string t(tenant), n(name);
@@ -171,7 +185,9 @@ absl::StatusOr<std::vector<std::string>> Store::Get(std::string_view tenant, std
     }
     return absl::OkStatus();
   }));
-  if (values.empty()) return absl::NotFoundError(StrCat("there is no secret ", name, tenant.empty() ? "" : StrCat(" for tenant ", tenant), "; store it with `mainstay secrets put`"));
+  if (values.empty())
+    return absl::NotFoundError(StrCat("there is no secret ", name, tenant.empty() ? "" : StrCat(" for tenant ", tenant),
+                                      "; store it with `mainstay secrets put`"));
   absl::MutexLock lock(&impl_->mu);
   if (impl_->cache.size() >= kMaxCached) impl_->cache.clear();
   impl_->cache[key] = {values, absl::Now() + kCacheFor};

@@ -7,10 +7,11 @@
 
 namespace mainstay::testing {
 
-std::string SourceDir();                            // the checkout (MAINSTAY_SOURCE_DIR)
-std::string BinDir();                               // where the built programs lie (MAINSTAY_BIN_DIR, else beside the running test)
-std::string ReadFile(const std::string& path);      // fails the test when it cannot
-// A port of 127.0.0.1 on which nobody listens now. Nothing reserves it: whoever starts a server on it must look whether that worked.
+std::string SourceDir();  // the checkout (MAINSTAY_SOURCE_DIR)
+std::string BinDir();     // where the built programs lie (MAINSTAY_BIN_DIR, else beside the running test)
+std::string ReadFile(const std::string& path);  // fails the test when it cannot
+// A port of 127.0.0.1 on which nobody listens now. Nothing reserves it: whoever starts a server on it must look whether
+// that worked.
 int FreePort();
 
 // A fresh folder, removed at the end of its life.

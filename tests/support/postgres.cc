@@ -26,7 +26,8 @@ std::mutex mu;  // of creating databases
 // As the user that PostgreSQL accepts, able to pass through folders of root.
 std::vector<std::string> AsPostgres(std::vector<std::string> argv) {
   if (geteuid() != 0) return argv;
-  std::vector<std::string> out = {"setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--inh-caps=+dac_override", "--ambient-caps=+dac_override"};
+  std::vector<std::string> out = {"setpriv",        "--reuid=postgres",         "--regid=postgres",
+                                  "--clear-groups", "--inh-caps=+dac_override", "--ambient-caps=+dac_override"};
   out.insert(out.end(), argv.begin(), argv.end());
   return out;
 }
@@ -64,14 +65,20 @@ std::unique_ptr<Postgres> Postgres::StartOwn(const std::vector<std::string>& set
   server->directory_ = name;
   if (geteuid() == 0) {
     const passwd* user = getpwnam("postgres");
-    if (user == nullptr || chown(name, user->pw_uid, user->pw_gid) != 0) throw std::runtime_error("cannot give a folder to the user postgres");
+    if (user == nullptr || chown(name, user->pw_uid, user->pw_gid) != 0)
+      throw std::runtime_error("cannot give a folder to the user postgres");
   }
   const std::string data = server->directory_ + "/data";
-  server->guard_ = std::make_unique<Guard>("p=$(head -n 1 " + data + "/postmaster.pid 2>/dev/null); [ -z \"$p\" ] || kill -QUIT $p; for i in 1 2 3 4 5 6 7 8 9 10; do [ -n \"$p\" ] && [ -d /proc/$p ] && sleep 0.1; done; [ -z \"$p\" ] || kill -KILL $p 2>/dev/null; rm -rf " +
-                                           server->directory_);
-  MustRun({std::string(kBin) + "initdb", "-D", data, "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"});
+  server->guard_ = std::make_unique<Guard>(
+      "p=$(head -n 1 " + data +
+      "/postmaster.pid 2>/dev/null); [ -z \"$p\" ] || kill -QUIT $p; for i in 1 2 3 4 5 6 7 8 9 10; do [ -n \"$p\" ] "
+      "&& [ -d /proc/$p ] && sleep 0.1; done; [ -z \"$p\" ] || kill -KILL $p 2>/dev/null; rm -rf " +
+      server->directory_);
+  MustRun({std::string(kBin) + "initdb", "-D", data, "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8",
+           "--no-sync"});
   server->options_ = "-k " + server->directory_ +
-                     " -c listen_addresses=127.0.0.1 -c fsync=off -c synchronous_commit=off -c full_page_writes=off -c max_connections=150 -c shared_buffers=64MB "
+                     " -c listen_addresses=127.0.0.1 -c fsync=off -c synchronous_commit=off -c full_page_writes=off -c "
+                     "max_connections=150 -c shared_buffers=64MB "
                      "-c max_wal_size=2GB -c autovacuum_naptime=10s";
   for (const auto& setting : settings) server->options_ += " -c " + setting;
   for (int attempt = 0;; ++attempt) {
@@ -83,17 +90,23 @@ std::unique_ptr<Postgres> Postgres::StartOwn(const std::vector<std::string>& set
       if (attempt == 5) throw;
     }
   }
-  server->url_ = "postgresql://postgres@/postgres?host=" + server->directory_ + "&port=" + std::to_string(server->port_);
+  server->url_ =
+      "postgresql://postgres@/postgres?host=" + server->directory_ + "&port=" + std::to_string(server->port_);
   return server;
 }
 
 Postgres::~Postgres() = default;
 
 void Postgres::Start() {
-  MustRun({std::string(kBin) + "pg_ctl", "-D", directory_ + "/data", "-w", "-s", "-t", "30", "-l", directory_ + "/log", "-o", options_ + " -p " + std::to_string(port_), "start"});
+  MustRun({std::string(kBin) + "pg_ctl", "-D", directory_ + "/data", "-w", "-s", "-t", "30", "-l", directory_ + "/log",
+           "-o", options_ + " -p " + std::to_string(port_), "start"});
 }
-void Postgres::Stop() { MustRun({std::string(kBin) + "pg_ctl", "-D", directory_ + "/data", "-m", "fast", "-w", "-s", "stop"}); }
-void Postgres::Kill() { MustRun({std::string(kBin) + "pg_ctl", "-D", directory_ + "/data", "-m", "immediate", "-w", "-s", "stop"}); }
+void Postgres::Stop() {
+  MustRun({std::string(kBin) + "pg_ctl", "-D", directory_ + "/data", "-m", "fast", "-w", "-s", "stop"});
+}
+void Postgres::Kill() {
+  MustRun({std::string(kBin) + "pg_ctl", "-D", directory_ + "/data", "-m", "immediate", "-w", "-s", "stop"});
+}
 
 std::string Postgres::NewDatabase() {
   const std::lock_guard lock(mu);
@@ -124,15 +137,19 @@ std::string Postgres::As(const std::string& url, const std::string& role) {
   return url.substr(0, start) + role + "@" + url.substr(end);
 }
 
-absl::Status MigrateAll(const std::string& url) { return postgres::Migrate(url, cli::AllMigrations()).status(); }
+absl::Status MigrateAll(const std::string& url) {
+  return postgres::Migrate(url, cli::AllMigrations()).status();
+}
 
 std::vector<std::vector<std::string>> Sql(const std::string& url, const std::string& sql) {
   const std::unique_ptr<PGconn, decltype(&PQfinish)> connection(PQconnectdb(url.c_str()), &PQfinish);
   if (PQstatus(connection.get()) != CONNECTION_OK) throw std::runtime_error(PQerrorMessage(connection.get()));
-  PQsetNoticeProcessor(connection.get(), [](void*, const char*) {}, nullptr);
+  PQsetNoticeProcessor(
+      connection.get(), [](void*, const char*) {}, nullptr);
   const std::unique_ptr<PGresult, decltype(&PQclear)> result(PQexec(connection.get(), sql.c_str()), &PQclear);
   const ExecStatusType status = PQresultStatus(result.get());
-  if (status != PGRES_TUPLES_OK && status != PGRES_COMMAND_OK) throw std::runtime_error(PQresultErrorMessage(result.get()));
+  if (status != PGRES_TUPLES_OK && status != PGRES_COMMAND_OK)
+    throw std::runtime_error(PQresultErrorMessage(result.get()));
   std::vector<std::vector<std::string>> rows(PQntuples(result.get()));
   for (size_t r = 0; r < rows.size(); ++r) {
     for (int c = 0; c < PQnfields(result.get()); ++c) rows[r].emplace_back(PQgetvalue(result.get(), int(r), c));

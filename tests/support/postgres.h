@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Real PostgreSQL for tests: one server per test process, started at first use (or the one named by MAINSTAY_TEST_POSTGRES, a superuser's URL), a fresh database per test.
+// Real PostgreSQL for tests: one server per test process, started at first use (or the one named by
+// MAINSTAY_TEST_POSTGRES, a superuser's URL), a fresh database per test.
 //
-// The private server has its data in /tmp with fsync off and goes with the process, however that ends. Started by root it runs as the user `postgres`, which PostgreSQL insists on.
+// The private server has its data in /tmp with fsync off and goes with the process, however that ends. Started by root
+// it runs as the user `postgres`, which PostgreSQL insists on.
 #pragma once
 
 #include <memory>
@@ -29,7 +31,8 @@ class Postgres {
   static std::string As(const std::string& url, const std::string& role);
   const std::string& url() const { return url_; }
 
-  // Own servers only. Stop is a fast shutdown (sessions end with 57P01), Kill a crash (SIGQUIT, sessions see a lost connection); Start brings it back on the same port.
+  // Own servers only. Stop is a fast shutdown (sessions end with 57P01), Kill a crash (SIGQUIT, sessions see a lost
+  // connection); Start brings it back on the same port.
   void Stop();
   void Kill();
   void Start();
@@ -42,13 +45,18 @@ class Postgres {
   std::unique_ptr<Guard> guard_;
 };
 
-inline std::string NewDatabase() { return Postgres::Shared().NewDatabase(); }
-inline std::string NewMigratedDatabase() { return Postgres::Shared().NewMigratedDatabase(); }
+inline std::string NewDatabase() {
+  return Postgres::Shared().NewDatabase();
+}
+inline std::string NewMigratedDatabase() {
+  return Postgres::Shared().NewMigratedDatabase();
+}
 
 // All domains' migrations.
 absl::Status MigrateAll(const std::string& url);
 
-// Runs statements (simple protocol) and returns the last one's rows as text; throws with PostgreSQL's message. For arranging and asserting.
+// Runs statements (simple protocol) and returns the last one's rows as text; throws with PostgreSQL's message. For
+// arranging and asserting.
 std::vector<std::vector<std::string>> Sql(const std::string& url, const std::string& sql);
 // The only value of the only row.
 std::string SqlValue(const std::string& url, const std::string& sql);

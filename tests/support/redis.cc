@@ -52,7 +52,9 @@ std::unique_ptr<Redis> Redis::StartOwn() {
   char name[] = "/tmp/mst-redis-XXXXXX";
   if (mkdtemp(name) == nullptr) throw std::runtime_error("cannot make a folder in /tmp");
   server->directory_ = name;
-  server->guard_ = std::make_unique<Guard>("p=$(cat " + server->directory_ + "/pid 2>/dev/null); [ -z \"$p\" ] || kill -KILL $p; rm -rf " + server->directory_);
+  server->guard_ =
+      std::make_unique<Guard>("p=$(cat " + server->directory_ +
+                              "/pid 2>/dev/null); [ -z \"$p\" ] || kill -KILL $p; rm -rf " + server->directory_);
   for (int attempt = 0;; ++attempt) {
     server->port_ = FreePort();
     try {
@@ -70,8 +72,27 @@ Redis::~Redis() = default;
 
 void Redis::Start() {
   const std::string port = std::to_string(port_);
-  const RunResult result = Run({.argv = {"redis-server", "--port", port, "--bind", "127.0.0.1", "--dir", directory_, "--appendonly", "yes", "--appendfsync", "no", "--save", "", "--daemonize", "yes",
-                                         "--pidfile", directory_ + "/pid", "--logfile", directory_ + "/log", "--unixsocket", directory_ + "/s"}});
+  const RunResult result = Run({.argv = {"redis-server",
+                                         "--port",
+                                         port,
+                                         "--bind",
+                                         "127.0.0.1",
+                                         "--dir",
+                                         directory_,
+                                         "--appendonly",
+                                         "yes",
+                                         "--appendfsync",
+                                         "no",
+                                         "--save",
+                                         "",
+                                         "--daemonize",
+                                         "yes",
+                                         "--pidfile",
+                                         directory_ + "/pid",
+                                         "--logfile",
+                                         directory_ + "/log",
+                                         "--unixsocket",
+                                         directory_ + "/s"}});
   if (result.code != 0) throw std::runtime_error("redis-server does not start: " + result.output);
   for (int i = 0; i < 400; ++i) {
     if (access((directory_ + "/pid").c_str(), R_OK) == 0) {
@@ -86,12 +107,21 @@ void Redis::Start() {
 }
 
 void Redis::End(const std::string& signal) {
-  Run({.argv = {"/bin/sh", "-c", "p=$(cat " + directory_ + "/pid); kill -" + signal + " $p; while [ -d /proc/$p ] && ! grep -q '^State:.Z' /proc/$p/status; do sleep 0.01; done; rm -f " + directory_ + "/pid"}});
+  Run({.argv = {"/bin/sh", "-c",
+                "p=$(cat " + directory_ + "/pid); kill -" + signal +
+                    " $p; while [ -d /proc/$p ] && ! grep -q '^State:.Z' /proc/$p/status; do sleep 0.01; done; rm -f " +
+                    directory_ + "/pid"}});
 }
-void Redis::Kill() { End("KILL"); }
-void Redis::Stop() { End("TERM"); }
+void Redis::Kill() {
+  End("KILL");
+}
+void Redis::Stop() {
+  End("TERM");
+}
 
-void Redis::Flush() { Command({directory_.empty() ? "FLUSHDB" : "FLUSHALL"}); }
+void Redis::Flush() {
+  Command({directory_.empty() ? "FLUSHDB" : "FLUSHALL"});
+}
 
 std::string Redis::Command(const std::vector<std::string>& command) {
   std::string host = "127.0.0.1", database;
@@ -106,7 +136,8 @@ std::string Redis::Command(const std::vector<std::string>& command) {
     host = rest.substr(0, colon);
     port = colon == std::string::npos ? 6379 : std::atoi(rest.c_str() + colon + 1);
   }
-  const std::unique_ptr<redisContext, decltype(&redisFree)> context(redisConnectWithTimeout(host.c_str(), port, {2, 0}), &redisFree);
+  const std::unique_ptr<redisContext, decltype(&redisFree)> context(redisConnectWithTimeout(host.c_str(), port, {2, 0}),
+                                                                    &redisFree);
   if (context == nullptr || context->err != 0) throw std::runtime_error("cannot connect to Redis");
   const auto run = [&](const std::vector<std::string>& words) {
     std::vector<const char*> argv;
@@ -115,7 +146,8 @@ std::string Redis::Command(const std::vector<std::string>& command) {
       argv.push_back(word.data());
       lengths.push_back(word.size());
     }
-    auto* reply = static_cast<redisReply*>(redisCommandArgv(context.get(), int(argv.size()), argv.data(), lengths.data()));
+    auto* reply =
+        static_cast<redisReply*>(redisCommandArgv(context.get(), int(argv.size()), argv.data(), lengths.data()));
     if (reply == nullptr) throw std::runtime_error(std::string("Redis: ") + context->errstr);
     const std::string text = Text(reply);
     freeReplyObject(reply);
@@ -125,6 +157,8 @@ std::string Redis::Command(const std::vector<std::string>& command) {
   return run(command);
 }
 
-std::string UniquePrefix() { return "t" + NewId("test") + ":"; }
+std::string UniquePrefix() {
+  return "t" + NewId("test") + ":";
+}
 
 }  // namespace mainstay::testing

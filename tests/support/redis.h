@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Real Redis for tests: one server per test process, started at first use, or the one named by MAINSTAY_TEST_REDIS (redis://host:port/db). Goes with the process.
+// Real Redis for tests: one server per test process, started at first use, or the one named by MAINSTAY_TEST_REDIS
+// (redis://host:port/db). Goes with the process.
 #pragma once
 
 #include <memory>

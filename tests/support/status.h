@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Catch2 matchers for absl::Status and StatusOr: CHECK_THAT(result, IsOk()), CHECK_THAT(result, StatusIs(absl::StatusCode::kNotFound, "connection")),
-// CHECK_THAT(result, HasProblem("unique-violation")).
+// Catch2 matchers for absl::Status and StatusOr: CHECK_THAT(result, IsOk()), CHECK_THAT(result,
+// StatusIs(absl::StatusCode::kNotFound, "connection")), CHECK_THAT(result, HasProblem("unique-violation")).
 #pragma once
 
 #include <catch2/catch.hpp>
@@ -18,13 +18,17 @@ struct StringMaker<absl::Status> {
 };
 template <typename T>
 struct StringMaker<absl::StatusOr<T>> {
-  static std::string convert(const absl::StatusOr<T>& result) { return result.ok() ? "OK" : result.status().ToString(); }
+  static std::string convert(const absl::StatusOr<T>& result) {
+    return result.ok() ? "OK" : result.status().ToString();
+  }
 };
 }  // namespace Catch
 
 namespace mainstay::testing {
 
-inline const absl::Status& StatusOf(const absl::Status& status) { return status; }
+inline const absl::Status& StatusOf(const absl::Status& status) {
+  return status;
+}
 template <typename T>
 const absl::Status& StatusOf(const absl::StatusOr<T>& result) {
   return result.status();
@@ -33,7 +37,8 @@ const absl::Status& StatusOf(const absl::StatusOr<T>& result) {
 // One matcher object for both types: Catch2's CHECK_THAT only asks for match() and toString().
 class StatusMatcher {
  public:
-  StatusMatcher(absl::StatusCode code, std::string text, std::string problem) : code_(code), text_(std::move(text)), problem_(std::move(problem)) {}
+  StatusMatcher(absl::StatusCode code, std::string text, std::string problem)
+      : code_(code), text_(std::move(text)), problem_(std::move(problem)) {}
   template <typename T>
   bool match(const T& value) const {
     const absl::Status& status = StatusOf(value);
@@ -51,10 +56,16 @@ class StatusMatcher {
   std::string text_, problem_;
 };
 
-inline StatusMatcher IsOk() { return {absl::StatusCode::kOk, "", ""}; }
+inline StatusMatcher IsOk() {
+  return {absl::StatusCode::kOk, "", ""};
+}
 // `text` occurs in the message.
-inline StatusMatcher StatusIs(absl::StatusCode code, std::string text = "") { return {code, std::move(text), ""}; }
+inline StatusMatcher StatusIs(absl::StatusCode code, std::string text = "") {
+  return {code, std::move(text), ""};
+}
 // By slug, as a client would see it.
-inline StatusMatcher HasProblem(std::string slug) { return {absl::StatusCode::kOk, "", std::move(slug)}; }
+inline StatusMatcher HasProblem(std::string slug) {
+  return {absl::StatusCode::kOk, "", std::move(slug)};
+}
 
 }  // namespace mainstay::testing

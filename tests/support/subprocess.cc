@@ -21,7 +21,8 @@ namespace mainstay::testing {
 namespace {
 
 // fork and exec, with nothing between them but async-signal-safe calls: the test has threads.
-pid_t Spawn(const std::vector<std::string>& argv, const std::map<std::string, std::string>& environment, const std::string& directory, int in, int out, bool own_session) {
+pid_t Spawn(const std::vector<std::string>& argv, const std::map<std::string, std::string>& environment,
+            const std::string& directory, int in, int out, bool own_session) {
   std::vector<std::string> env_text;
   for (char** e = environ; *e != nullptr; ++e) {
     const std::string entry = *e;
@@ -114,9 +115,13 @@ Subprocess::~Subprocess() {
   impl_->reader.join();
 }
 
-bool Subprocess::Running() { return !Wait(absl::ZeroDuration()).has_value(); }
+bool Subprocess::Running() {
+  return !Wait(absl::ZeroDuration()).has_value();
+}
 
-void Subprocess::Signal(int signal) { kill(pid_, signal); }
+void Subprocess::Signal(int signal) {
+  kill(pid_, signal);
+}
 
 std::optional<int> Subprocess::Wait(absl::Duration timeout) {
   const absl::Time deadline = absl::Now() + timeout;
@@ -143,7 +148,9 @@ std::string Subprocess::output() const {
 }
 
 bool Subprocess::WaitForOutput(const std::string& text, absl::Duration timeout) {
-  const auto there = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return impl_->ended || impl_->output.find(text) != std::string::npos; };
+  const auto there = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    return impl_->ended || impl_->output.find(text) != std::string::npos;
+  };
   absl::MutexLock lock(&impl_->mu);
   impl_->mu.AwaitWithTimeout(absl::Condition(&there), timeout);
   return impl_->output.find(text) != std::string::npos;
@@ -164,7 +171,8 @@ Guard::Guard(const std::string& script) {
   if (pipe2(ends, O_CLOEXEC) != 0) throw std::runtime_error("pipe failed");
   const int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
   // `read` returns when the last writer, this process, is gone.
-  pid_ = Spawn({"/bin/sh", "-c", "trap '' INT TERM HUP; cd /; read _; " + script}, {}, "", ends[0], null, /*own_session=*/true);
+  pid_ = Spawn({"/bin/sh", "-c", "trap '' INT TERM HUP; cd /; read _; " + script}, {}, "", ends[0], null,
+               /*own_session=*/true);
   close(ends[0]);
   close(null);
   pipe_ = ends[1];

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Programs started by tests: captured output, a deadline on every wait, killed at the end of the object's life or of the test process.
+// Programs started by tests: captured output, a deadline on every wait, killed at the end of the object's life or of
+// the test process.
 //
-// A child gets a guard (a shell that waits for the end of this process), so that nothing stays behind even when the test is killed with -9.
+// A child gets a guard (a shell that waits for the end of this process), so that nothing stays behind even when the
+// test is killed with -9.
 #pragma once
 
 #include <sys/types.h>

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "libs/postgres/async.h"
-
 #include <boost/asio.hpp>
 #include <boost/asio/experimental/awaitable_operators.hpp>
 #include <catch2/catch.hpp>
 #include <thread>
 
 #include "libs/base/problem.h"
+#include "libs/postgres/async.h"
 #include "libs/postgres/errors.h"
 #include "tests/support/postgres.h"
 #include "tests/support/status.h"
@@ -19,9 +18,13 @@ using testing::HasProblem;
 using testing::IsOk;
 using testing::StatusIs;
 
-absl::Time Soon() { return absl::Now() + absl::Seconds(10); }
+absl::Time Soon() {
+  return absl::Now() + absl::Seconds(10);
+}
 
-SqlPtr Text(std::string text) { return std::make_shared<const Sql>(std::move(text)); }
+SqlPtr Text(std::string text) {
+  return std::make_shared<const Sql>(std::move(text));
+}
 
 const std::string& Database() {
   static const std::string url = testing::NewDatabase();
@@ -69,7 +72,8 @@ TEST_CASE("ten thousand queries over one connection, errors between them: each g
   options.shared_connections = 1;
   options.max_pipelined = 20'000;
   OnLoop(options, [](asio::io_context& loop, AsyncPostgres& db) -> asio::awaitable<void> {
-    const SqlPtr plain = Text("SELECT $1::int + 1, $2::text"), failing = Text("SELECT 10 / $1::int"), write = Text("VALUES ($1::int)"), broken = Text("SELECT nonsense FROM nowhere");
+    const SqlPtr plain = Text("SELECT $1::int + 1, $2::text"), failing = Text("SELECT 10 / $1::int"),
+                 write = Text("VALUES ($1::int)"), broken = Text("SELECT nonsense FROM nowhere");
     int done = 0, wrong = 0;
     constexpr int kQueries = 10'000;
     for (int i = 0; i < kQueries; ++i) {
@@ -89,9 +93,12 @@ TEST_CASE("ten thousand queries over one connection, errors between them: each g
               auto result = co_await db.Execute(std::move(statement), Soon());
               wrong += !result.ok() || result->Get(0, 0) != std::to_string(i);
             } else {
-              Statement statement{plain, {std::to_string(i), i % 2 == 0 ? std::optional<std::string>("x" + std::to_string(i)) : std::nullopt}};
+              Statement statement{
+                  plain,
+                  {std::to_string(i), i % 2 == 0 ? std::optional<std::string>("x" + std::to_string(i)) : std::nullopt}};
               auto result = co_await db.Execute(std::move(statement), Soon());
-              wrong += !result.ok() || result->rows() != 1 || result->Get(0, 0) != std::to_string(i + 1) || result->IsNull(0, 1) != (i % 2 == 1);
+              wrong += !result.ok() || result->rows() != 1 || result->Get(0, 0) != std::to_string(i + 1) ||
+                       result->IsNull(0, 1) != (i % 2 == 1);
               if (result.ok() && i % 2 == 0) wrong += result->Get(0, 1) != "x" + std::to_string(i);
             }
             ++done;
@@ -103,7 +110,8 @@ TEST_CASE("ten thousand queries over one connection, errors between them: each g
     CHECK(wrong == 0);
     CHECK_THAT(db.Health(), IsOk());
   });
-  CHECK(testing::SqlValue(Database(), "SELECT count(*) < 3 FROM pg_stat_activity WHERE application_name = 'async test'") == "t");
+  CHECK(testing::SqlValue(Database(),
+                          "SELECT count(*) < 3 FROM pg_stat_activity WHERE application_name = 'async test'") == "t");
 }
 
 TEST_CASE("a NUL byte in a parameter is refused before it is sent") {
@@ -161,12 +169,14 @@ TEST_CASE("coroutines that are cancelled while their queries run take nothing wi
 }
 
 TEST_CASE("a table changed under a prepared statement: prepared anew, the caller notices nothing") {
-  testing::Sql(Database(), "DROP TABLE IF EXISTS shifting; CREATE TABLE shifting (a int); INSERT INTO shifting VALUES (1)");
+  testing::Sql(Database(),
+               "DROP TABLE IF EXISTS shifting; CREATE TABLE shifting (a int); INSERT INTO shifting VALUES (1)");
   AsyncOptions options = Options();
   options.shared_connections = 1;
   OnLoop(options, [](asio::io_context&, AsyncPostgres& db) -> asio::awaitable<void> {
     const SqlPtr sql = Text("SELECT * FROM shifting");
-    for (const char* change : {"SELECT 1", "ALTER TABLE shifting ALTER a TYPE text", "ALTER TABLE shifting ADD b int DEFAULT 2"}) {
+    for (const char* change :
+         {"SELECT 1", "ALTER TABLE shifting ALTER a TYPE text", "ALTER TABLE shifting ADD b int DEFAULT 2"}) {
       testing::Sql(Database(), change);
       Statement statement{sql, {}};
       auto result = co_await db.Execute(std::move(statement), Soon());
@@ -188,7 +198,8 @@ TEST_CASE("sessions: transactions commit, roll back when dropped, and their conn
   AsyncOptions options = Options();
   options.exclusive_connections = 1;
   OnLoop(options, [](asio::io_context&, AsyncPostgres& db) -> asio::awaitable<void> {
-    const SqlPtr insert = Text("INSERT INTO tx VALUES ($1)"), pid = Text("SELECT pg_backend_pid()"), count = Text("SELECT count(*) FROM tx");
+    const SqlPtr insert = Text("INSERT INTO tx VALUES ($1)"), pid = Text("SELECT pg_backend_pid()"),
+                 count = Text("SELECT count(*) FROM tx");
     std::string backend;
     {
       auto session = co_await db.Acquire(Soon());
@@ -250,7 +261,9 @@ TEST_CASE("a session's statement ends at the deadline, on the server too") {
     }
     auto session = co_await db.Acquire(Soon());
     REQUIRE_THAT(session, IsOk());
-    Statement check{Text("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%/* session deadline */' AND state = 'active' AND pid <> pg_backend_pid()"), {}};
+    Statement check{Text("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%/* session deadline */' AND state = "
+                         "'active' AND pid <> pg_backend_pid()"),
+                    {}};
     auto result = co_await (*session)->Execute(std::move(check));
     REQUIRE_THAT(result, IsOk());
     CHECK(result->Get(0, 0) == "0");
@@ -268,7 +281,9 @@ TEST_CASE("a session whose coroutine is cancelled in the middle stops its statem
     co_await (slow() || Sleep(absl::Milliseconds(150)));
     std::string running;
     for (int i = 0; i < 100 && running != "0"; ++i) {
-      running = testing::SqlValue(Database(), "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%/* given up */' AND state = 'active' AND pid <> pg_backend_pid()");
+      running = testing::SqlValue(Database(),
+                                  "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%/* given up */' AND state "
+                                  "= 'active' AND pid <> pg_backend_pid()");
       co_await Sleep(absl::Milliseconds(20));
     }
     CHECK(running == "0");
@@ -284,14 +299,26 @@ TEST_CASE("exclusive connections are bounded, and so is the wait for one") {
     auto held = co_await db.Acquire(Soon());
     REQUIRE_THAT(held, IsOk());
     absl::Status waited, third;
-    asio::co_spawn(loop, [&]() -> asio::awaitable<void> { auto s = co_await db.Acquire(Soon()); waited = s.status(); }, asio::detached);
+    asio::co_spawn(
+        loop,
+        [&]() -> asio::awaitable<void> {
+          auto s = co_await db.Acquire(Soon());
+          waited = s.status();
+        },
+        asio::detached);
     co_await Sleep(absl::Milliseconds(10));
     auto refused = co_await db.Acquire(Soon());
     CHECK_THAT(refused, HasProblem("overloaded"));
     co_await Sleep(absl::Milliseconds(300));
     CHECK_THAT(waited, HasProblem("overloaded"));
     bool got = false;
-    asio::co_spawn(loop, [&]() -> asio::awaitable<void> { auto s = co_await db.Acquire(Soon()); got = s.ok(); }, asio::detached);
+    asio::co_spawn(
+        loop,
+        [&]() -> asio::awaitable<void> {
+          auto s = co_await db.Acquire(Soon());
+          got = s.ok();
+        },
+        asio::detached);
     co_await Sleep(absl::Milliseconds(10));
     held->reset();
     co_await Sleep(absl::Milliseconds(50));
@@ -305,7 +332,8 @@ TEST_CASE("a large result streams through a cursor and can be stopped") {
     REQUIRE_THAT(session, IsOk());
     int64_t rows = 0, batches = 0;
     Statement statement{Text("SELECT g, repeat('x', 100) FROM generate_series(1, $1::int) g"), {std::string("10250")}};
-    std::function<asio::awaitable<absl::Status>(const Result&)> count = [&](const Result& result) -> asio::awaitable<absl::Status> {
+    std::function<asio::awaitable<absl::Status>(const Result&)> count =
+        [&](const Result& result) -> asio::awaitable<absl::Status> {
       rows += result.rows();
       ++batches;
       co_return absl::OkStatus();
@@ -315,7 +343,8 @@ TEST_CASE("a large result streams through a cursor and can be stopped") {
     CHECK(rows == 10250);
     CHECK(batches > 10);
     Statement stopped{Text("SELECT g FROM generate_series(1, 100000) g"), {}};
-    std::function<asio::awaitable<absl::Status>(const Result&)> stop = [](const Result&) -> asio::awaitable<absl::Status> { co_return absl::CancelledError("enough"); };
+    std::function<asio::awaitable<absl::Status>(const Result&)> stop =
+        [](const Result&) -> asio::awaitable<absl::Status> { co_return absl::CancelledError("enough"); };
     status = co_await (*session)->Stream(std::move(stopped), std::move(stop));
     CHECK_THAT(status, StatusIs(absl::StatusCode::kCancelled, "enough"));
     Statement next{Text("SELECT 1"), {}};

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "libs/postgres/lease.h"
-
 #include <catch2/catch.hpp>
 
+#include "libs/postgres/lease.h"
 #include "libs/postgres/pool.h"
 #include "tests/support/postgres.h"
 #include "tests/support/status.h"

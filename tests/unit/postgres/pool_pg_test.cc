@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "libs/postgres/pool.h"
-
 #include <atomic>
 #include <catch2/catch.hpp>
 #include <pqxx/pqxx>
@@ -9,6 +7,7 @@
 #include "absl/synchronization/notification.h"
 #include "libs/base/problem.h"
 #include "libs/postgres/errors.h"
+#include "libs/postgres/pool.h"
 #include "tests/support/postgres.h"
 #include "tests/support/status.h"
 
@@ -19,7 +18,9 @@ using testing::HasProblem;
 using testing::IsOk;
 using testing::StatusIs;
 
-absl::Time Soon() { return absl::Now() + absl::Seconds(5); }
+absl::Time Soon() {
+  return absl::Now() + absl::Seconds(5);
+}
 
 const std::string& Database() {
   static const std::string url = testing::NewDatabase();
@@ -49,17 +50,22 @@ TEST_CASE("a transaction commits when its body is OK and rolls back when it is n
 }
 
 TEST_CASE("sessions have their settings from the first moment") {
-  Pool pool({.url = Database(), .application_name = "pool test", .statement_timeout = absl::Milliseconds(1234), .pin_plans = true});
+  Pool pool({.url = Database(),
+             .application_name = "pool test",
+             .statement_timeout = absl::Milliseconds(1234),
+             .pin_plans = true});
   std::string seen;
-  CHECK_THAT(pool.Autocommit(Soon(),
-                             [&](pqxx::transaction_base& tx) {
-                               const auto row = tx.exec1(
-                                   "SELECT current_setting('statement_timeout') || ' ' || current_setting('TimeZone') || ' ' || current_setting('enable_seqscan') || ' ' || "
-                                   "current_setting('application_name') || ' ' || '2026-01-02 03:04:05+01'::timestamptz");
-                               seen = row[0].c_str();
-                               return absl::OkStatus();
-                             }),
-             IsOk());
+  CHECK_THAT(
+      pool.Autocommit(Soon(),
+                      [&](pqxx::transaction_base& tx) {
+                        const auto row = tx.exec1(
+                            "SELECT current_setting('statement_timeout') || ' ' || current_setting('TimeZone') || ' ' "
+                            "|| current_setting('enable_seqscan') || ' ' || "
+                            "current_setting('application_name') || ' ' || '2026-01-02 03:04:05+01'::timestamptz");
+                        seen = row[0].c_str();
+                        return absl::OkStatus();
+                      }),
+      IsOk());
   CHECK(seen == "1234ms UTC off pool test 2026-01-02 02:04:05+00");
 }
 
@@ -140,7 +146,8 @@ TEST_CASE("serialization failures run the body again, and only those") {
   int runs = 0;
   CHECK_THAT(pool.Transaction(Soon(),
                               [&](pqxx::transaction_base& tx) {
-                                if (++runs < 3) tx.exec("DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '40001'; END $$");
+                                if (++runs < 3)
+                                  tx.exec("DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '40001'; END $$");
                                 return absl::OkStatus();
                               }),
              IsOk());
@@ -175,7 +182,8 @@ TEST_CASE("the deadline cancels a running statement and the pool goes on") {
   CHECK_THAT(status, HasProblem("query-timeout"));
   CHECK(absl::Now() - start < absl::Seconds(5));
   CHECK_THAT(Fail(pool, "SELECT 1"), IsOk());
-  CHECK_THAT(pool.Autocommit(absl::Now() - absl::Seconds(1), [](pqxx::transaction_base&) { return absl::OkStatus(); }), HasProblem("query-timeout"));
+  CHECK_THAT(pool.Autocommit(absl::Now() - absl::Seconds(1), [](pqxx::transaction_base&) { return absl::OkStatus(); }),
+             HasProblem("query-timeout"));
 }
 
 TEST_CASE("waiting longer than acquire_timeout for a connection is `overloaded`") {
@@ -204,7 +212,8 @@ TEST_CASE("a lost session is never reopened silently") {
   Pool pool({.url = Database(), .application_name = "victim"});
   const auto status = pool.Autocommit(Soon(), [&](pqxx::transaction_base& tx) {
     tx.exec("CREATE TEMP TABLE mine (n int)");
-    testing::Sql(Database(), "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'victim'");
+    testing::Sql(Database(),
+                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'victim'");
     // libpqxx by itself throws twice and then works on a new session, in which `mine` and all settings are gone.
     for (int i = 0; i < 5; ++i) CHECK_THROWS_AS(tx.exec("SELECT 1"), pqxx::broken_connection);
     tx.exec("SELECT 1");
@@ -219,7 +228,8 @@ TEST_CASE("a session that died while idle costs nobody an error") {
   Pool pool({.url = Database(), .application_name = "idler"});
   for (int i = 0; i < 3; ++i) {
     REQUIRE_THAT(Fail(pool, "SELECT 1"), IsOk());
-    testing::Sql(Database(), "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'idler'");
+    testing::Sql(Database(),
+                 "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'idler'");
   }
 }
 
@@ -246,7 +256,8 @@ TEST_CASE("the server away: calls fail fast, health says so, and all comes back 
 TEST_CASE("a server that accepts and never answers does not hold a caller past its deadline") {
   Pool pool({.url = "postgresql://postgres@10.255.255.1:5432/x", .application_name = "pool test"});
   const absl::Time start = absl::Now();
-  CHECK_FALSE(pool.Autocommit(start + absl::Milliseconds(300), [](pqxx::transaction_base&) { return absl::OkStatus(); }).ok());
+  CHECK_FALSE(
+      pool.Autocommit(start + absl::Milliseconds(300), [](pqxx::transaction_base&) { return absl::OkStatus(); }).ok());
   CHECK(absl::Now() - start < absl::Seconds(2));
   Pool bad({.url = "mysql://secret@x", .application_name = "pool test"});
   const auto status = bad.Autocommit(Soon(), [](pqxx::transaction_base&) { return absl::OkStatus(); });
@@ -266,7 +277,8 @@ TEST_CASE("many threads share few connections") {
   for (auto& thread : threads) thread.join();
   CHECK(failed == 0);
   CHECK(pool.in_use() == 0);
-  CHECK(std::stoi(testing::SqlValue(Database(), "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'crowd'")) <= 3);
+  CHECK(std::stoi(testing::SqlValue(Database(),
+                                    "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'crowd'")) <= 3);
 }
 
 }  // namespace

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "libs/redis/client.h"
-
 #include <atomic>
 #include <catch2/catch.hpp>
 #include <thread>
 
+#include "libs/redis/client.h"
 #include "tests/support/environment.h"
 #include "tests/support/redis.h"
 #include "tests/support/status.h"
@@ -15,7 +14,9 @@ namespace {
 using testing::IsOk;
 using testing::StatusIs;
 
-std::string Key(std::string_view name) { return testing::UniquePrefix() + std::string(name); }
+std::string Key(std::string_view name) {
+  return testing::UniquePrefix() + std::string(name);
+}
 
 TEST_CASE("commands carry any bytes and replies keep their type") {
   Client client({.url = testing::Redis::Shared().url()});
@@ -39,7 +40,8 @@ TEST_CASE("a pipeline answers in order; an error leaves the others alone") {
   Client client({.url = testing::Redis::Shared().url()});
   const std::string key = Key("pipe");
   std::vector<Command> commands;
-  for (int i = 0; i < 3000; ++i) commands.push_back(i % 100 == 7 ? Command{"NONSENSE"} : Command{"RPUSH", key, std::to_string(i)});
+  for (int i = 0; i < 3000; ++i)
+    commands.push_back(i % 100 == 7 ? Command{"NONSENSE"} : Command{"RPUSH", key, std::to_string(i)});
   auto replies = client.Pipeline(commands);
   REQUIRE_THAT(replies, IsOk());
   REQUIRE(replies->size() == 3000);
@@ -58,7 +60,8 @@ TEST_CASE("a blocking read may last longer than the command timeout") {
   const std::string stream = Key("stream");
   REQUIRE(client.Execute({"XGROUP", "CREATE", stream, "g", "0", "MKSTREAM"})->ok());
   const absl::Time start = absl::Now();
-  auto reply = client.Blocking({"XREADGROUP", "GROUP", "g", "c", "BLOCK", "500", "STREAMS", stream, ">"}, absl::Milliseconds(500));
+  auto reply = client.Blocking({"XREADGROUP", "GROUP", "g", "c", "BLOCK", "500", "STREAMS", stream, ">"},
+                               absl::Milliseconds(500));
   REQUIRE_THAT(reply, IsOk());
   CHECK(reply->type == Reply::Type::kNil);
   CHECK(absl::Now() - start >= absl::Milliseconds(450));
@@ -76,7 +79,8 @@ TEST_CASE("a blocking read may last longer than the command timeout") {
 
 TEST_CASE("a script runs by its hash, also on a server that has never seen it") {
   Client client({.url = testing::Redis::Shared().url()});
-  const std::string lua = "redis.call('INCRBY', KEYS[1], ARGV[1]) return {redis.call('GET', KEYS[1]), '" + Key("") + "'}";
+  const std::string lua =
+      "redis.call('INCRBY', KEYS[1], ARGV[1]) return {redis.call('GET', KEYS[1]), '" + Key("") + "'}";
   const std::string key = Key("script");
   for (int i = 1; i <= 3; ++i) {
     auto reply = client.Script(lua, {key}, {"5"});
@@ -137,7 +141,8 @@ TEST_CASE("databases, passwords and bad URLs") {
   CHECK_THAT(locked.Execute({"PING"}), StatusIs(absl::StatusCode::kUnavailable, "refuses"));
   Client opened({.url = "redis://:p%40ss%2Fword@" + address + "/2"});
   CHECK(opened.Execute({"GET", "here"})->text == "1");
-  for (const char* bad : {"http://x", "redis://", "redis://host:99999", "redis://host:1/x", "unix://relative", "redis://:hunter2@host:0"}) {
+  for (const char* bad : {"http://x", "redis://", "redis://host:99999", "redis://host:1/x", "unix://relative",
+                          "redis://:hunter2@host:0"}) {
     Client client({.url = bad});
     const auto reply = client.Execute({"PING"});
     CHECK_THAT(reply, StatusIs(absl::StatusCode::kInvalidArgument, "the Redis URL"));

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "libs/secrets/secrets.h"
-
 #include <catch2/catch.hpp>
 #include <fstream>
 
 #include "libs/base/crypto.h"
 #include "libs/base/text.h"
 #include "libs/postgres/pool.h"
+#include "libs/secrets/secrets.h"
 #include "tests/support/environment.h"
 #include "tests/support/postgres.h"
 #include "tests/support/status.h"
@@ -34,7 +33,9 @@ TEST_CASE("a secret comes back as it was put, and the database holds nothing of 
   CHECK(store.Get("acme", "payments").value() == Values{value});
   CHECK_THAT(store.Get("globex", "payments"), StatusIs(absl::StatusCode::kNotFound, "payments"));
   CHECK_THAT(store.Get("acme", "other"), StatusIs(absl::StatusCode::kNotFound));
-  CHECK(testing::SqlValue(url, "SELECT count(*) FROM mainstay.secrets s WHERE position('canary'::bytea IN sealed) > 0 OR s::text LIKE '%canary%'") == "0");
+  CHECK(testing::SqlValue(url,
+                          "SELECT count(*) FROM mainstay.secrets s WHERE position('canary'::bytea IN sealed) > 0 OR "
+                          "s::text LIKE '%canary%'") == "0");
   CHECK_THAT(store.Put("acme", "", "x"), HasProblem("invalid-parameter"));
   CHECK_THAT(store.Put("acme", "a|b", "x"), HasProblem("invalid-parameter"));
   CHECK_THAT(store.Put("acme", "empty", ""), HasProblem("invalid-parameter"));
@@ -54,8 +55,12 @@ TEST_CASE("rotation: both versions live during the overlap, newest first; withou
   CHECK(store.Get("acme", "s").value() == Values{"two", "one"});
   REQUIRE_THAT(store.Put("acme", "s", "three", absl::Hours(5)), IsOk());
   // The first one's end is not put off by the later rotation.
-  CHECK(testing::SqlValue(url, "SELECT expires_at < clock_timestamp() + interval '61 minutes' FROM mainstay.secrets WHERE version = 1") == "t");
-  testing::Sql(url, "UPDATE mainstay.secrets SET expires_at = clock_timestamp() - interval '1 second' WHERE version = 1");
+  CHECK(testing::SqlValue(
+            url,
+            "SELECT expires_at < clock_timestamp() + interval '61 minutes' FROM mainstay.secrets WHERE version = 1") ==
+        "t");
+  testing::Sql(url,
+               "UPDATE mainstay.secrets SET expires_at = clock_timestamp() - interval '1 second' WHERE version = 1");
   Store fresh(pool, Ring({"k1"}));
   CHECK(fresh.Get("acme", "s").value() == Values{"three", "two"});
   REQUIRE_THAT(store.Put("acme", "s", "four"), IsOk());
@@ -86,15 +91,20 @@ TEST_CASE("swapped and altered rows are refused") {
   for (const auto& [tenant, name] : {std::pair("acme", "a"), std::pair("acme", "b"), std::pair("globex", "a")}) {
     REQUIRE_THAT(writer.Put(tenant, name, std::string(tenant) + name), IsOk());
   }
-  testing::Sql(url, "UPDATE mainstay.secrets s SET sealed = o.sealed, wrapped_key = o.wrapped_key FROM mainstay.secrets o WHERE s.tenant = 'acme' AND s.name = 'a' AND o.tenant = 'globex' AND o.name = 'a'");
-  testing::Sql(url, "UPDATE mainstay.secrets SET sealed = set_byte(sealed, 20, get_byte(sealed, 20) # 1) WHERE tenant = 'acme' AND name = 'b'");
+  testing::Sql(url,
+               "UPDATE mainstay.secrets s SET sealed = o.sealed, wrapped_key = o.wrapped_key FROM mainstay.secrets o "
+               "WHERE s.tenant = 'acme' AND s.name = 'a' AND o.tenant = 'globex' AND o.name = 'a'");
+  testing::Sql(url,
+               "UPDATE mainstay.secrets SET sealed = set_byte(sealed, 20, get_byte(sealed, 20) # 1) WHERE tenant = "
+               "'acme' AND name = 'b'");
   Store reader(pool, Ring({"k1"}));
   CHECK_THAT(reader.Get("acme", "a"), StatusIs(absl::StatusCode::kInternal, "cannot be opened"));
   CHECK_THAT(reader.Get("acme", "b"), StatusIs(absl::StatusCode::kInternal, "changed or swapped"));
   CHECK(reader.Get("globex", "a").value() == Values{"globexa"});
 }
 
-TEST_CASE("key-encryption keys rotate: the first wraps, all unwrap, an unknown one is an error and not a missing secret") {
+TEST_CASE(
+    "key-encryption keys rotate: the first wraps, all unwrap, an unknown one is an error and not a missing secret") {
   const std::string url = testing::NewMigratedDatabase();
   postgres::Pool pool({.url = url, .application_name = "secrets test"});
   Store old_store(pool, Ring({"old"}));
@@ -122,13 +132,16 @@ TEST_CASE("values are cached, so a short loss of the database is not noticed") {
 
 TEST_CASE("only the owner writes secrets; webhooks and integrations read; the others see nothing") {
   const std::string url = testing::NewMigratedDatabase();
-  const auto as = [&](const char* role, const char* sql) { return testing::Sql(testing::Postgres::As(url, role), sql); };
+  const auto as = [&](const char* role, const char* sql) {
+    return testing::Sql(testing::Postgres::As(url, role), sql);
+  };
   for (const char* role : {"mainstay_webhooks", "mainstay_integrations"}) {
     CHECK_NOTHROW(as(role, "SELECT * FROM mainstay.secrets"));
     CHECK_THROWS(as(role, "DELETE FROM mainstay.secrets"));
     CHECK_THROWS(as(role, "UPDATE mainstay.secrets SET expires_at = NULL"));
   }
-  for (const char* role : {"mainstay_gateway", "mainstay_transfer", "mainstay_worker"}) CHECK_THROWS(as(role, "SELECT * FROM mainstay.secrets"));
+  for (const char* role : {"mainstay_gateway", "mainstay_transfer", "mainstay_worker"})
+    CHECK_THROWS(as(role, "SELECT * FROM mainstay.secrets"));
   CHECK_NOTHROW(as("mainstay_gateway", "SELECT tenant, roles, secret_hash FROM mainstay.api_keys"));
   CHECK_NOTHROW(as("mainstay_gateway", "UPDATE mainstay.api_keys SET last_used_at = now()"));
   CHECK_THROWS(as("mainstay_gateway", "UPDATE mainstay.api_keys SET roles = '{admin}'"));
@@ -147,7 +160,8 @@ TEST_CASE("the key file is checked line by line and never shown") {
   const std::string key = Base64Encode(std::string(32, 'k'));
   write("a " + key + "\n\n# comment\nb " + key + "\n");
   CHECK(KeyRing::Load(file)->keys[1].first == "b");
-  for (const std::string& bad : {std::string("a"), "a " + key.substr(4), "a " + key + " x", "a " + key + "\na " + key, std::string("# nothing")}) {
+  for (const std::string& bad : {std::string("a"), "a " + key.substr(4), "a " + key + " x", "a " + key + "\na " + key,
+                                 std::string("# nothing")}) {
     write(bad);
     const auto loaded = KeyRing::Load(file);
     CHECK_THAT(loaded, StatusIs(absl::StatusCode::kInvalidArgument, file));
