@@ -94,7 +94,7 @@ TEST_CASE("other containers are refused by what they are, never by their name") 
 }
 
 TEST_CASE("windows-1252 is read and warned about") {
-  const std::string text = "name;ort\nM\xFCller;K\xF6ln\nSchr\xF6der;1\n";
+  const std::string text = "name;ort\nM\xFCller;K\xF6ln\nSchr\xF6" "der;1\n";
   const Detection detection = Found(text, [](std::string_view name) { return name == "name"; });
   CHECK(detection.encoding == "windows-1252");
   CHECK(detection.warnings == Names{"file.encoding_guessed"});
