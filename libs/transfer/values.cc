@@ -332,14 +332,15 @@ std::optional<std::string> ValueParser::ParseTimestamp(std::string_view text, bo
     }
     if (hour > 23 || minute > 59 || second > 59) return wrong();
   }
-  const std::string local = StrCat(DateText(*day), " ", TwoDigits(hour), ":", TwoDigits(minute), ":", TwoDigits(second), fraction.empty() ? "" : ".", fraction);
+  const std::string local = StrCat(DateText(*day), "T", TwoDigits(hour), ":", TwoDigits(minute), ":", TwoDigits(second), fraction.empty() ? "" : ".", fraction);
   if (!with_zone) {
-    if (rest.empty()) return local;
+    // A column without zone holds UTC, as everywhere in the suite.
+    if (rest.empty() || rest == "Z") return StrCat(local, "Z");
     return wrong();
   }
   if (!rest.empty()) {
     if (rest.front() == ' ') rest.remove_prefix(1);
-    if (rest == "Z" || rest == "z") return StrCat(local, "+00");
+    if (rest == "Z" || rest == "z") return StrCat(local, "Z");
     const char sign = rest.empty() ? 0 : rest.front();
     int hours = 0, minutes = 0;
     if (!TakeChar(&rest, "+-") || !TakeNumber(&rest, 2, &hours)) return wrong();
@@ -359,8 +360,8 @@ std::optional<std::string> ValueParser::ParseTimestamp(std::string_view text, bo
     errors.push_back({"cell.ambiguous_time", StrCat(Shown(text), " does not exist, or exists twice, in the zone ", zone_->name(), "; write the offset"), ""});
     return std::nullopt;
   }
-  const std::string seconds = absl::FormatTime("%Y-%m-%d %H:%M:%S", info.pre, absl::UTCTimeZone());
-  return StrCat(seconds, fraction.empty() ? "" : ".", fraction, "+00");
+  const std::string seconds = absl::FormatTime("%Y-%m-%dT%H:%M:%S", info.pre, absl::UTCTimeZone());
+  return StrCat(seconds, fraction.empty() ? "" : ".", fraction, "Z");
 }
 
 std::optional<std::string> ValueParser::ParseEnum(std::string_view text, std::vector<CellError>& errors) const {

@@ -37,11 +37,11 @@ TEST_CASE("decimals keep their digits and are never rounded") {
   struct Case {
     const char *cell, *locale, *value;
   };
-  for (const Case& c : std::vector<Case>{{"12.50", "en", "12.50"},
+  for (const Case& c : std::vector<Case>{{"12.50", "en", "12.5"},
                                          {" 12.5 ", "en", "12.5"},
                                          {"-0", "en", "0"},
                                          {"+7", "en", "7"},
-                                         {"007.10", "en", "7.10"},
+                                         {"007.10", "en", "7.1"},
                                          {".5", "en", "0.5"},
                                          {"1,234.56", "en", "1234.56"},
                                          {"1.234,56", "de", "1234.56"},
@@ -53,7 +53,7 @@ TEST_CASE("decimals keep their digits and are never rounded") {
                                          {"12-", "en", "-12"},
                                          {"1e3", "en", "1000"},
                                          {"1.5E-1", "en", "0.15"},
-                                         {"12.500", "en", "12.50"},
+                                         {"12.500", "en", "12.5"},
                                          {"12.505", "en", "!cell.too_precise"},
                                          {"12345678901", "en", "!cell.out_of_range"},
                                          {"BBB", "en", "!cell.invalid_number"},
@@ -125,10 +125,10 @@ TEST_CASE("dates are ISO and checked by the calendar; times need an offset or a 
   CHECK(Parsed(date, "31.12.2023") == "!cell.invalid_date");
   CHECK(Parsed(date, "2023-1-1") == "!cell.invalid_date");
   const Field time = Of(TypeFamily::kTimestampTz, "timestamp with time zone");
-  CHECK(Parsed(time, "2026-11-24T08:15:30Z") == "2026-11-24 08:15:30+00");
-  CHECK(Parsed(time, "2026-11-24 08:15:30.123456+05:30") == "2026-11-24 08:15:30.123456+05:30");
+  CHECK(Parsed(time, "2026-11-24T08:15:30Z") == "2026-11-24T08:15:30.000000Z");
+  CHECK(Parsed(time, "2026-11-24 08:15:30.123456+05:30") == "2026-11-24T02:45:30.123456Z");
   CHECK(Parsed(time, "2026-11-24 08:15") == "!cell.ambiguous_time");
-  CHECK(Parsed(time, "2026-07-01 12:00:00", "en", "Europe/Berlin") == "2026-07-01 10:00:00+00");
+  CHECK(Parsed(time, "2026-07-01 12:00:00", "en", "Europe/Berlin") == "2026-07-01T10:00:00.000000Z");
   CHECK(Parsed(time, "2026-03-29 02:30:00", "en", "Europe/Berlin") == "!cell.ambiguous_time");
   CHECK(Parsed(time, "2026-10-25 02:30:00", "en", "Europe/Berlin") == "!cell.ambiguous_time");
   CHECK(Parsed(time, "2026-11-24T25:00:00Z") == "!cell.invalid_timestamp");
