@@ -277,7 +277,7 @@ TEST_CASE("files that cannot be read are rejected by code; headers that do not f
 TEST_CASE("structure errors are rows' errors, and the others go in") {
   Shop shop;
   const CallContext acme = shop.As("acme", "staff");
-  const ImportRow import = shop.Import("email,name\na@example.com,A\nb@example.com\nc@example.com,C,D\nd@example.com,\"D\ne@example.com,E\nf@example.com,\xFF\n", kUpsertSkip, acme);
+  const ImportRow import = shop.Import("\xEF\xBB\xBF" "email,name\na@example.com,A\nb@example.com\nc@example.com,C,D\nd@example.com,\"D\ne@example.com,E\nf@example.com,\xFF\n", kUpsertSkip, acme);
   CHECK(import.rows.created == 2);
   CHECK(shop.Value("SELECT string_agg(code || ':' || line, ' ' ORDER BY row) FROM mainstay.import_errors") ==
         "row.too_few_cells:3 row.too_many_cells:4 row.unclosed_quote:5 row.invalid_encoding:7");
