@@ -99,6 +99,8 @@ absl::StatusOr<jobs::Outcome> Export(jobs::RunningJob& job, const Dependencies& 
   csv.EndRow();
   bool timed_out = false;
   const absl::Status streamed = pool.Snapshot(until, [&](pqxx::transaction_base& tx) -> absl::Status {
+    // The pool may try again; rows that are on their way cannot be called back. The job starts over instead.
+    if (rows > 0) return absl::UnavailableError("the snapshot was lost in the middle");
     return postgres::StreamRows(tx, plan->sql, plan->params, [&](const pqxx::result& batch) -> absl::Status {
       if (job.cancelled()) return absl::AbortedError("stopped while exporting");
       if (absl::Now() > until) {
