@@ -51,7 +51,10 @@ struct MergeResult {
   int64_t created = 0, updated = 0, unchanged = 0, deleted = 0, skipped = 0, stale = 0, error = 0;
 };
 
-// Values were validated by Validate (below) already when `validated`; otherwise this does it first.
+// Validates every value first. What is wrong with rows is in the result (status kError, `error` > 0), not in the status: without skip_errors such a merge has written nothing, with it
+// the good rows are written. Errors are about the whole: unknown or read-only fields, no right to the action, a key that is none, the database away. A row refused by PostgreSQL alone
+// is found by halving the batch under savepoints. Codes: required, invalid_type, out_of_range, too_long, too_short, pattern, one_of, invalid_characters, duplicate_key, unique,
+// not_found, reference_not_found, still_referenced, rule_violation, invalid_transition, read_only, forbidden. `tx` must be a real transaction (savepoints), READ COMMITTED.
 absl::StatusOr<MergeResult> Merge(pqxx::transaction_base& tx, const catalog::Resource& resource, const catalog::Model& model, const CallContext& context,
                                   const MergeRows& rows, const MergeOptions& options);
 

@@ -220,7 +220,8 @@ class FilterResolver {
     if (!(field->indexed || std::find(resource.key.begin(), resource.key.end(), field->position) != resource.key.end()) || out.op == Op::kNe || out.op == Op::kNin ||
         out.op == Op::kIsNull || out.op == Op::kDistinctFrom || out.op == Op::kLike || out.op == Op::kIlike || !out.json_path.empty() || type.array)
       NotIndexed();
-    const auto& values = condition.values();
+    std::vector<std::string> values(condition.values().begin(), condition.values().end());
+    if (out.op == Op::kOverlaps && !type.array && values.size() == 2) values = {StrCat(values[0], ",", values[1])};  // a range has a comma of its own
     const bool many = out.op == Op::kIn || out.op == Op::kNin || out.op == Op::kHasAny || out.op == Op::kHasAll || (out.op == Op::kOverlaps && type.array);
     if (!many && values.size() != 1) return Invalid(condition.place(), "invalid_type", "one value expected");
     if (out.op == Op::kIsNull) {
@@ -351,7 +352,7 @@ absl::StatusOr<std::unique_ptr<ListQuery>> Resolver::ResolveLevel(const Resource
   }
   if (query.deleted() == common::v1::DELETED_MODE_INCLUDE || query.deleted() == common::v1::DELETED_MODE_ONLY) {
     if (resource.deleted_at < 0) return BadParameter("deleted", "nothing is ever kept as deleted here");
-    if (!model_.HasScope(context_.principal.roles, "records:deleted")) return MakeProblem("forbidden", "deleted records need the scope records:deleted");
+    if (!model_.HasScope(context_.principal.roles, "deleted-records:read")) return MakeProblem("forbidden", "deleted records need the scope deleted-records:read");
     out->deleted = query.deleted() == common::v1::DELETED_MODE_ONLY ? Deleted::kOnly : Deleted::kInclude;
   }
 

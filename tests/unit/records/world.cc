@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tests/unit/records/world.h"
+
+#include <boost/asio/co_spawn.hpp>
+
+#include "libs/base/problem.h"
+#include "libs/catalog/publish.h"
+#include "libs/http/parser.h"
+#include "tests/support/environment.h"
+
+namespace mainstay::records {
+
+namespace asio = boost::asio;
+
+namespace {
+
+class Body : public http::BodyReader {
+ public:
+  explicit Body(std::string text) : text_(std::move(text)) {}
+  asio::awaitable<absl::StatusOr<std::string>> Read() override { co_return std::exchange(text_, ""); }
+  int64_t length() const override { return static_cast<int64_t>(text_.size()); }
+  void set_limit(int64_t) override {}
+
+ private:
+  std::string text_;
+};
+
+class CountingSession : public postgres::Session {
+ public:
+  CountingSession(std::unique_ptr<postgres::Session> session, std::vector<std::string>& log) : session_(std::move(session)), log_(log) {}
+  void Begin(std::string_view mode) override { session_->Begin(mode); }
+  asio::awaitable<absl::StatusOr<postgres::Result>> Execute(postgres::Statement statement) override {
+    log_.push_back(statement.sql->text);
+    auto result = co_await session_->Execute(std::move(statement));
+    co_return result;
+  }
+  asio::awaitable<absl::StatusOr<std::vector<postgres::Result>>> ExecuteAll(std::vector<postgres::Statement> statements) override {
+    for (const auto& statement : statements) log_.push_back(statement.sql->text);
+    auto result = co_await session_->ExecuteAll(std::move(statements));
+    co_return result;
+  }
+  asio::awaitable<absl::Status> Stream(postgres::Statement statement, std::function<asio::awaitable<absl::Status>(const postgres::Result&)> rows) override {
+    log_.push_back(statement.sql->text);
+    auto status = co_await session_->Stream(std::move(statement), std::move(rows));
+    co_return status;
+  }
+  asio::awaitable<absl::Status> Commit() override {
+    auto status = co_await session_->Commit();
+    co_return status;
+  }
+  asio::awaitable<absl::Status> Rollback() override {
+    auto status = co_await session_->Rollback();
+    co_return status;
+  }
+  void Cancel() override { session_->Cancel(); }
+
+ private:
+  std::unique_ptr<postgres::Session> session_;
+  std::vector<std::string>& log_;
+};
+
+}  // namespace
+
+class CountingPostgres : public postgres::AsyncPostgres {
+ public:
+  explicit CountingPostgres(std::unique_ptr<postgres::AsyncPostgres> real) : real_(std::move(real)) {}
+  asio::awaitable<absl::StatusOr<postgres::Result>> Execute(postgres::Statement statement, absl::Time deadline) override {
+    log.push_back(statement.sql->text);
+    auto result = co_await real_->Execute(std::move(statement), deadline);
+    co_return result;
+  }
+  asio::awaitable<absl::StatusOr<std::unique_ptr<postgres::Session>>> Acquire(absl::Time deadline) override {
+    auto session = co_await real_->Acquire(deadline);
+    if (!session.ok()) co_return session.status();
+    std::unique_ptr<postgres::Session> counting = std::make_unique<CountingSession>(*std::move(session), log);
+    co_return counting;
+  }
+  absl::Status Health() const override { return real_->Health(); }
+  void Close() override { real_->Close(); }
+
+  std::vector<std::string> log;
+
+ private:
+  std::unique_ptr<postgres::AsyncPostgres> real_;
+};
+
+Principal Someone(const std::string& tenant, std::vector<std::string> roles, const std::string& subject) {
+  return {.tenant = tenant, .subject = subject, .roles = std::move(roles)};
+}
+
+CallContext Context(const Principal& who) { return {.principal = who, .deadline = absl::Now() + absl::Seconds(20), .request_id = "req"}; }
+
+std::string Answer::header(std::string_view name) const {
+  for (const auto& [key, value] : response.headers)
+    if (key == name) return value;
+  return "";
+}
+
+std::string Answer::operator[](std::string_view key) const {
+  const JsonValue* value = document == nullptr ? nullptr : json().Find(key);
+  if (value == nullptr) return "-";
+  return std::string(value->is_string() || value->is_number() ? value->text() : value->raw());
+}
+
+std::string Answer::problem() const {
+  const std::string type = (*this)["type"];
+  return type.rfind("/problems/", 0) == 0 ? type.substr(10) : "";
+}
+
+std::vector<std::string> Answer::errors() const {
+  std::vector<std::string> out;
+  const JsonValue* list = document == nullptr ? nullptr : json().Find("errors");
+  if (list == nullptr) return out;
+  for (const JsonValue& error : list->items()) {
+    std::string line;
+    for (std::string_view place : {"pointer", "parameter", "header"})
+      if (const JsonValue* at = error.Find(place)) line = at->text();
+    out.push_back(line + " " + std::string(error.Find("code")->text()));
+  }
+  return out;
+}
+
+World::World(const std::string& sql, const std::string& catalog) {
+  url_ = testing::NewMigratedDatabase();
+  std::vector<catalog::File> files;
+  catalog::Variables variables;
+  if (catalog.empty()) {
+    testing::Sql(url_, testing::ReadFile(testing::SourceDir() + "/deploy/demo/schema.sql"));
+    if (!sql.empty()) testing::Sql(url_, sql);
+    auto read = catalog::ReadFolder(testing::SourceDir() + "/deploy/demo/catalog");
+    REQUIRE_THAT(read, testing::IsOk());
+    files = *read;
+    variables = {{"payments_url", "http://127.0.0.1:9000"}};
+  } else {
+    testing::Sql(url_, sql);
+    files = {{"catalog.yaml", catalog}};
+  }
+  auto checked = catalog::Check(url_, files, variables);
+  REQUIRE_THAT(checked, testing::IsOk());
+  model_ = checked->model;
+  auto real = postgres::AsyncPostgres::Create(loop_, {.url = url_, .application_name = "records_test", .exclusive_connections = 8});
+  postgres_ = std::make_unique<CountingPostgres>(std::move(real));
+  pool_ = std::make_unique<postgres::Pool>(postgres::PoolOptions{.url = url_, .application_name = "records_test", .size = 4});
+}
+
+World::~World() {
+  postgres_->Close();
+  postgres_.reset();
+}
+
+postgres::AsyncPostgres& World::postgres() { return *postgres_; }
+std::vector<std::string> World::TakeStatements() { return std::exchange(postgres_->log, {}); }
+
+asio::awaitable<http::Response> World::Start(Principal who, std::string method, std::string target, std::string body, Headers headers) {
+  http::Request request;
+  request.method = method;
+  request.target = target;
+  request.path = target.substr(0, target.find('?'));
+  if (target.find('?') != std::string::npos) request.query = target.substr(target.find('?') + 1);
+  const absl::Status decoded = http::DecodePath(request.path, request.segments);
+  if (!decoded.ok()) co_return http::ProblemResponse(decoded, request);
+  const bool typed = std::any_of(headers.begin(), headers.end(), [](const auto& header) { return header.first == "content-type"; });
+  request.headers = std::move(headers);
+  if (!typed && (method == "POST" || method == "PATCH" || method == "PUT" || method == "QUERY")) request.headers.emplace_back("content-type", "application/json");
+  Body reader(std::move(body));
+  request.body = &reader;
+  request.request_id = "req";
+  request.deadline = absl::Now() + absl::Seconds(20);
+  const CallContext context = Context(who);
+  http::Response response = co_await used_->Handle(request, context, model_, *postgres_);
+  co_return response;
+}
+
+std::vector<Answer> World::CallAll(const std::vector<std::function<asio::awaitable<http::Response>()>>& calls) {
+  std::vector<Answer> out(calls.size());
+  size_t left = calls.size();
+  for (size_t i = 0; i < calls.size(); ++i) {
+    asio::co_spawn(loop_, calls[i](), [&, i](std::exception_ptr failure, http::Response response) {
+      if (failure) std::rethrow_exception(failure);
+      out[i].response = std::move(response);
+      if (!out[i].response.body.empty()) {
+        auto document = JsonDocument::Parse(out[i].response.body);
+        if (!document.ok()) FAIL("not JSON: " << out[i].response.body);
+        out[i].document = std::make_shared<JsonDocument>(*std::move(document));
+      }
+      if (--left == 0) loop_.stop();
+    });
+  }
+  loop_.restart();
+  loop_.run();
+  REQUIRE(left == 0);
+  return out;
+}
+
+Answer World::Call(const Principal& who, const std::string& method, const std::string& target, const std::string& body, Headers headers) {
+  std::vector<Answer> answers = CallAll({[&] { return Start(who, method, target, body, headers); }});
+  return std::move(answers[0]);
+}
+
+}  // namespace mainstay::records

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the records tests share: a database with tables and a catalog, and the API driven through a real AsyncPostgres on a loop of the test's own.
+#pragma once
+
+#include <boost/asio/io_context.hpp>
+#include <catch2/catch.hpp>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "libs/base/json.h"
+#include "libs/catalog/model.h"
+#include "libs/http/server.h"
+#include "libs/postgres/async.h"
+#include "libs/postgres/pool.h"
+#include "libs/records/http.h"
+#include "tests/support/postgres.h"
+#include "tests/support/status.h"
+
+namespace mainstay::records {
+
+inline const std::string kCursorKey(32, 'k');
+
+Principal Someone(const std::string& tenant, std::vector<std::string> roles = {"admin"}, const std::string& subject = "key_1");
+
+// An answer, its body parsed.
+struct Answer {
+  http::Response response;
+  std::shared_ptr<JsonDocument> document;  // null for an empty body
+  int status() const { return response.status; }
+  std::string header(std::string_view name) const;
+  const JsonValue& json() const { return document->root(); }
+  // A member's text (strings, numbers), "null", "true", or raw JSON; "-" when absent.
+  std::string operator[](std::string_view key) const;
+  std::string problem() const;           // slug, "" when none
+  std::vector<std::string> errors() const;  // "/price out_of_range"
+};
+
+using Headers = std::vector<std::pair<std::string, std::string>>;
+
+// Counts what goes to PostgreSQL.
+class CountingPostgres;
+
+class World {
+ public:
+  // `sql`: makes the tables. `catalog`: one file; empty: the demo's shop.
+  explicit World(const std::string& sql = "", const std::string& catalog = "");
+  ~World();
+
+  Answer Call(const Principal& who, const std::string& method, const std::string& target, const std::string& body = "", Headers headers = {});
+  Answer Get(const Principal& who, const std::string& target) { return Call(who, "GET", target); }
+  // Several at once on one loop.
+  std::vector<Answer> CallAll(const std::vector<std::function<boost::asio::awaitable<http::Response>()>>& calls);
+  boost::asio::awaitable<http::Response> Start(Principal who, std::string method, std::string target, std::string body, Headers headers);
+
+  const catalog::Model& model() const { return *model_; }
+  catalog::ModelPtr model_ptr() const { return model_; }
+  const std::string& url() const { return url_; }
+  std::vector<std::vector<std::string>> Sql(const std::string& sql) { return testing::Sql(url_, sql); }
+  std::string Value(const std::string& sql) { return testing::SqlValue(url_, sql); }
+  postgres::Pool& pool() { return *pool_; }
+  boost::asio::io_context& loop() { return loop_; }
+  HttpApi& api() { return api_; }
+  void Use(HttpApi& api) { used_ = &api; }
+  postgres::AsyncPostgres& postgres();
+  // Statements sent since the last call, in order; BEGIN, COMMIT not counted.
+  std::vector<std::string> TakeStatements();
+
+ private:
+  std::string url_;
+  catalog::ModelPtr model_;
+  boost::asio::io_context loop_{1};
+  std::unique_ptr<CountingPostgres> postgres_;
+  std::unique_ptr<postgres::Pool> pool_;
+  HttpApi api_{{.cursor_key = kCursorKey}};
+  HttpApi* used_ = &api_;
+};
+
+CallContext Context(const Principal& who);
+
+}  // namespace mainstay::records
