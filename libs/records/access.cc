@@ -15,7 +15,8 @@ Predicate Nothing() {
   return nothing;
 }
 
-std::optional<Predicate> ParseWhere(const catalog::Model& model, const catalog::Resource& resource, const std::string& where) {
+std::optional<Predicate> ParseWhere(const catalog::Model& model, const catalog::Resource& resource,
+                                    const std::string& where) {
   if (where.empty()) return std::nullopt;
   const auto query = http::ParseListQuery(std::string_view(where));
   if (!query.ok()) return Nothing();
@@ -26,7 +27,8 @@ std::optional<Predicate> ParseWhere(const catalog::Model& model, const catalog::
 
 }  // namespace
 
-AccessPtr MakeAccess(const catalog::Model& model, const catalog::Resource& resource, const std::vector<std::string>& roles) {
+AccessPtr MakeAccess(const catalog::Model& model, const catalog::Resource& resource,
+                     const std::vector<std::string>& roles) {
   auto access = std::make_shared<Access>();
   const size_t fields = resource.fields.size();
   access->readable.assign(fields, false);
@@ -54,7 +56,8 @@ AccessPtr MakeAccess(const catalog::Model& model, const catalog::Resource& resou
     if (it == resource.permissions.end()) continue;
     const catalog::Permission& permission = it->second;
     StrAppend(&access->fingerprint, role, "\x1f");
-    const bool allowed[4] = {permission.read, permission.create && !resource.read_only, permission.update && !resource.read_only, permission.remove && !resource.read_only};
+    const bool allowed[4] = {permission.read, permission.create && !resource.read_only,
+                             permission.update && !resource.read_only, permission.remove && !resource.read_only};
     const std::optional<Predicate> where = ParseWhere(model, resource, permission.where);
     for (int action = 0; action < 4; ++action) {
       if (!allowed[action]) continue;
@@ -68,9 +71,13 @@ AccessPtr MakeAccess(const catalog::Model& model, const catalog::Resource& resou
     for (size_t i = 0; i < fields; ++i) {
       const catalog::Field& field = resource.fields[i];
       if (field.hidden) continue;
-      const auto listed = [&](const std::vector<std::string>& names) { return std::find(names.begin(), names.end(), field.name) != names.end(); };
-      if (permission.read && (permission.all_fields_readable || listed(permission.readable))) access->readable[i] = true;
-      if ((allowed[1] || allowed[2]) && (permission.all_fields_writable || listed(permission.writable))) access->writable[i] = true;
+      const auto listed = [&](const std::vector<std::string>& names) {
+        return std::find(names.begin(), names.end(), field.name) != names.end();
+      };
+      if (permission.read && (permission.all_fields_readable || listed(permission.readable)))
+        access->readable[i] = true;
+      if ((allowed[1] || allowed[2]) && (permission.all_fields_writable || listed(permission.writable)))
+        access->writable[i] = true;
     }
   }
   // What identifies a row is in its address anyway.

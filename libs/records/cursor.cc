@@ -26,18 +26,23 @@ bool TakeNumber(std::string_view& text, size_t bytes, uint64_t& number) {
   return true;
 }
 
-std::string KeyId(std::string_view key) { return Sha256(StrCat(kPurpose, key)).substr(0, kKeyId); }
+std::string KeyId(std::string_view key) {
+  return Sha256(StrCat(kPurpose, key)).substr(0, kKeyId);
+}
 absl::Status Broken() {
-  return MakeProblem("cursor-invalid", "the cursor is broken or too old; start again without it", {{.place = FieldError::Place::kParameter, .name = "cursor", .code = "invalid"}});
+  return MakeProblem("cursor-invalid", "the cursor is broken or too old; start again without it",
+                     {{.place = FieldError::Place::kParameter, .name = "cursor", .code = "invalid"}});
 }
 
 }  // namespace
 
-CursorBinding BindCursor(std::string_view key, const catalog::Model& model, const ListQuery& query, const CallContext& context, absl::Time now, absl::Duration life) {
+CursorBinding BindCursor(std::string_view key, const catalog::Model& model, const ListQuery& query,
+                         const CallContext& context, absl::Time now, absl::Duration life) {
   CursorBinding binding{.key = key, .now = now, .life = life};
   binding.shape = Sha256(StrCat(model.schema_hash, "|", query.shape)).substr(0, kDigest);
   const Principal& principal = context.principal;
-  binding.view = Sha256(StrCat(principal.tenant, "\x1f", principal.subject, "\x1f", query.access->fingerprint)).substr(0, kDigest);
+  binding.view =
+      Sha256(StrCat(principal.tenant, "\x1f", principal.subject, "\x1f", query.access->fingerprint)).substr(0, kDigest);
   return binding;
 }
 
@@ -60,7 +65,8 @@ std::string SealCursor(const CursorBinding& binding, const Position& position) {
 absl::StatusOr<Position> OpenCursor(const CursorBinding& binding, std::string_view cursor, size_t keys) {
   if (cursor.size() > 8192) return Broken();
   const std::optional<std::string> bytes = Base64UrlDecode(cursor);
-  if (!bytes.has_value() || bytes->size() < kKeyId || std::string_view(*bytes).substr(0, kKeyId) != KeyId(binding.key)) return Broken();
+  if (!bytes.has_value() || bytes->size() < kKeyId || std::string_view(*bytes).substr(0, kKeyId) != KeyId(binding.key))
+    return Broken();
   const absl::StatusOr<std::string> opened = Open(binding.key, std::string_view(*bytes).substr(kKeyId), kPurpose);
   if (!opened.ok()) return Broken();
   std::string_view rest = *opened;
@@ -72,7 +78,8 @@ absl::StatusOr<Position> OpenCursor(const CursorBinding& binding, std::string_vi
   TakeNumber(rest, 8, issued);
   const absl::Time time = absl::FromUnixSeconds(static_cast<int64_t>(issued));
   if (time + binding.life < binding.now || time > binding.now + absl::Minutes(5)) return Broken();
-  const bool same = ConstantTimeEquals(rest.substr(0, kDigest), binding.shape) && ConstantTimeEquals(rest.substr(kDigest, kDigest), binding.view);
+  const bool same = ConstantTimeEquals(rest.substr(0, kDigest), binding.shape) &&
+                    ConstantTimeEquals(rest.substr(kDigest, kDigest), binding.view);
   if (!same) {
     return MakeProblem("cursor-mismatch", "the cursor belongs to another query; only limit may change between pages",
                        {{.place = FieldError::Place::kParameter, .name = "cursor", .code = "mismatch"}});

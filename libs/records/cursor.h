@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Internal: list cursors: where a client stands in a list, sealed so that it can neither be read nor made up.
 //
-// Format before sealing: version 1, direction, time of issue (seconds), digest of the query's shape, digest of the caller's view, then the values of the sort keys. In front of the
-// sealed bytes stand four of the key's digest, so that another key is told from a broken cursor by no one but us. What a cursor holds is a position, never a right.
+// Format before sealing: version 1, direction, time of issue (seconds), digest of the query's shape, digest of the
+// caller's view, then the values of the sort keys. In front of the sealed bytes stand four of the key's digest, so that
+// another key is told from a broken cursor by no one but us. What a cursor holds is a position, never a right.
 #pragma once
 
 #include <string>
@@ -22,7 +23,8 @@ struct CursorBinding {
   absl::Time now;
   absl::Duration life = absl::Hours(24);
 };
-CursorBinding BindCursor(std::string_view key, const catalog::Model& model, const ListQuery& query, const CallContext& context, absl::Time now, absl::Duration life);
+CursorBinding BindCursor(std::string_view key, const catalog::Model& model, const ListQuery& query,
+                         const CallContext& context, absl::Time now, absl::Duration life);
 
 std::string SealCursor(const CursorBinding& binding, const Position& position);
 // cursor-invalid: broken, expired or of another key; cursor-mismatch: of another query or caller.

@@ -69,14 +69,26 @@ CachePtr CacheFor(const ModelPtr& model) {
   return current;
 }
 
-absl::Status NotFound() { return MakeProblem("not-found", ""); }
+absl::Status NotFound() {
+  return MakeProblem("not-found", "");
+}
 absl::Status BadHeader(std::string_view name, std::string_view detail) {
-  return MakeProblem("invalid-parameter", detail, {{.place = FieldError::Place::kHeader, .name = std::string(name), .code = "invalid", .detail = std::string(detail)}});
+  return MakeProblem("invalid-parameter", detail,
+                     {{.place = FieldError::Place::kHeader,
+                       .name = std::string(name),
+                       .code = "invalid",
+                       .detail = std::string(detail)}});
 }
 absl::Status BadParameter(std::string_view name, std::string_view detail) {
-  return MakeProblem("invalid-parameter", detail, {{.place = FieldError::Place::kParameter, .name = std::string(name), .code = "invalid", .detail = std::string(detail)}});
+  return MakeProblem("invalid-parameter", detail,
+                     {{.place = FieldError::Place::kParameter,
+                       .name = std::string(name),
+                       .code = "invalid",
+                       .detail = std::string(detail)}});
 }
-absl::Status NotAllowed(std::string_view allow) { return MakeProblem(Problem{.type = "method-not-allowed", .members = {{"allow", StrCat("\"", allow, "\"")}}}); }
+absl::Status NotAllowed(std::string_view allow) {
+  return MakeProblem(Problem{.type = "method-not-allowed", .members = {{"allow", StrCat("\"", allow, "\"")}}});
+}
 
 std::string_view Trim(std::string_view text) {
   while (!text.empty() && (text.front() == ' ' || text.front() == '\t')) text.remove_prefix(1);
@@ -121,7 +133,8 @@ absl::StatusOr<Tags> ParseTags(const http::Request& request, std::string_view na
 std::vector<std::string> VersionsOf(const Tags& tags) {
   std::vector<std::string> out;
   if (!tags.present || tags.any) return out;
-  for (const auto& [tag, weak] : tags.tags) out.push_back(weak ? "\x01" : tag.substr(0, tag.rfind('.')));  // \x01 is no version
+  for (const auto& [tag, weak] : tags.tags)
+    out.push_back(weak ? "\x01" : tag.substr(0, tag.rfind('.')));  // \x01 is no version
   return out;
 }
 
@@ -142,15 +155,19 @@ absl::Status CheckAccept(const http::Request& request) {
     const std::string_view type = Trim(range.substr(0, range.find(';')));
     if (type.empty() || type == "*/*" || type == "application/*" || type == "application/json") return absl::OkStatus();
   }
-  return MakeProblem(Problem{.type = "not-acceptable", .detail = "only application/json is served here", .members = {{"accept", "\"application/json\""}}});
+  return MakeProblem(Problem{.type = "not-acceptable",
+                             .detail = "only application/json is served here",
+                             .members = {{"accept", "\"application/json\""}}});
 }
 
 absl::Status CheckContentType(const http::Request& request, bool patch) {
   const auto refuse = [&] {
-    return MakeProblem(Problem{.type = "unsupported-media-type",
-                               .detail = "application/json in UTF-8 is expected",
-                               .members = {patch ? std::pair<std::string, std::string>("accept-patch", "\"application/merge-patch+json, application/json\"")
-                                                 : std::pair<std::string, std::string>("accept", "\"application/json\"")}});
+    return MakeProblem(
+        Problem{.type = "unsupported-media-type",
+                .detail = "application/json in UTF-8 is expected",
+                .members = {patch ? std::pair<std::string, std::string>(
+                                        "accept-patch", "\"application/merge-patch+json, application/json\"")
+                                  : std::pair<std::string, std::string>("accept", "\"application/json\"")}});
   };
   const std::string* encoding = request.Header("content-encoding");
   if (encoding != nullptr && *encoding != "identity") return refuse();
@@ -158,10 +175,14 @@ absl::Status CheckContentType(const http::Request& request, bool patch) {
   if (header == nullptr) return refuse();
   std::vector<absl::string_view> parts = absl::StrSplit(*header, ';');
   const std::string_view type = Trim(ToStd(parts[0]));
-  if (!absl::EqualsIgnoreCase(ToAbsl(type), "application/json") && !(patch && absl::EqualsIgnoreCase(ToAbsl(type), "application/merge-patch+json"))) return refuse();
+  if (!absl::EqualsIgnoreCase(ToAbsl(type), "application/json") &&
+      !(patch && absl::EqualsIgnoreCase(ToAbsl(type), "application/merge-patch+json")))
+    return refuse();
   for (size_t i = 1; i < parts.size(); ++i) {
     const std::string_view parameter = Trim(ToStd(parts[i]));
-    if (!absl::EqualsIgnoreCase(ToAbsl(parameter), "charset=utf-8") && !absl::EqualsIgnoreCase(ToAbsl(parameter), "charset=\"utf-8\"")) return refuse();
+    if (!absl::EqualsIgnoreCase(ToAbsl(parameter), "charset=utf-8") &&
+        !absl::EqualsIgnoreCase(ToAbsl(parameter), "charset=\"utf-8\""))
+      return refuse();
   }
   return absl::OkStatus();
 }
@@ -199,7 +220,7 @@ struct OneRow {
 struct ManyRows {
   std::vector<size_t> ends;  // of each row in json
   std::vector<std::string> etags;
-  std::string json;          // rows joined by commas
+  std::string json;  // rows joined by commas
   common::v1::Page page;
   bool counted = false;
 };
@@ -217,7 +238,8 @@ struct Stored {
 
 absl::Status Validate(const HttpApiOptions& options) {
   if (options.cursor_key.size() != 32) return absl::InvalidArgumentError("cursor_key: 32 bytes are expected");
-  if (options.cursor_life <= absl::ZeroDuration() || options.idempotency_life <= absl::ZeroDuration()) return absl::InvalidArgumentError("cursor_life and idempotency_life must be positive");
+  if (options.cursor_life <= absl::ZeroDuration() || options.idempotency_life <= absl::ZeroDuration())
+    return absl::InvalidArgumentError("cursor_life and idempotency_life must be positive");
   if (options.exact_count_cap < 1) return absl::InvalidArgumentError("exact_count_cap must be positive");
   if (options.nested_default_limit < 1 || options.nested_default_limit > options.nested_max_limit)
     return absl::InvalidArgumentError("nested_default_limit must be between 1 and nested_max_limit");
@@ -228,23 +250,31 @@ struct HttpApi::Impl {
   Impl(HttpApiOptions o, Clock& c) : options(std::move(o)), clock(c) {}
 
   ReadOptions Reading() const {
-    return {.cursor_key = options.cursor_key, .cursor_life = options.cursor_life, .exact_count_cap = options.exact_count_cap, .now = clock.Now()};
+    return {.cursor_key = options.cursor_key,
+            .cursor_life = options.cursor_life,
+            .exact_count_cap = options.exact_count_cap,
+            .now = clock.Now()};
   }
   Resolver MakeResolver(ModelCache& cache, const CallContext& context) const {
-    return Resolver(*cache.model, context, ResolveOptions{.nested_default_limit = options.nested_default_limit, .nested_max_limit = options.nested_max_limit},
-                    [&cache, &context](const Resource& resource) { return cache.AccessOf(resource, context.principal); });
+    return Resolver(
+        *cache.model, context,
+        ResolveOptions{.nested_default_limit = options.nested_default_limit,
+                       .nested_max_limit = options.nested_max_limit},
+        [&cache, &context](const Resource& resource) { return cache.AccessOf(resource, context.principal); });
   }
 
   absl::StatusOr<const Resource*> FindResource(const ModelPtr& model, std::string_view name) const {
     const Resource* resource = model->FindResource(name);
     if (resource == nullptr) return NotFound();
-    if (!resource->problem.empty()) return MakeProblem("resource-unavailable", "this resource does not fit the database at the moment");
+    if (!resource->problem.empty())
+      return MakeProblem("resource-unavailable", "this resource does not fit the database at the moment");
     return resource;
   }
 
   // ---- reading ----
 
-  absl::StatusOr<std::shared_ptr<const GetPlan>> PlanGet(ModelCache& cache, const Resource& resource, const CallContext& context, const common::v1::ListQuery& query,
+  absl::StatusOr<std::shared_ptr<const GetPlan>> PlanGet(ModelCache& cache, const Resource& resource,
+                                                         const CallContext& context, const common::v1::ListQuery& query,
                                                          const std::vector<std::string>& key) const {
     Resolver resolver = MakeResolver(cache, context);
     ASSIGN_OR_RETURN(std::unique_ptr<ListQuery> resolved, resolver.Resolve(resource, query));
@@ -259,7 +289,8 @@ struct HttpApi::Impl {
   }
 
   // `text`: the query as sent, by which its plan is known again.
-  absl::StatusOr<std::shared_ptr<const GetPlan>> FindGetPlan(ModelCache& cache, const Resource& resource, const CallContext& context, std::string_view text,
+  absl::StatusOr<std::shared_ptr<const GetPlan>> FindGetPlan(ModelCache& cache, const Resource& resource,
+                                                             const CallContext& context, std::string_view text,
                                                              const std::vector<std::string>& key) const {
     std::string name;
     name.reserve(96);
@@ -290,12 +321,14 @@ struct HttpApi::Impl {
     return absl::OkStatus();
   }
 
-  awaitable<absl::StatusOr<OneRow>> ReadOne(CachePtr cache, std::shared_ptr<const GetPlan> plan, const CallContext& context, std::vector<std::string> key,
+  awaitable<absl::StatusOr<OneRow>> ReadOne(CachePtr cache, std::shared_ptr<const GetPlan> plan,
+                                            const CallContext& context, std::vector<std::string> key,
                                             postgres::AsyncPostgres& postgres, const http::Request* request) const {
     postgres::Statement statement{plan->sql, plan->params};
     for (size_t i = 0; i < key.size(); ++i) statement.params[i] = std::move(key[i]);
     for (const auto& [index, kind] : plan->principal_params)
-      statement.params[static_cast<size_t>(index)] = kind == Operand::Kind::kTenant ? context.principal.tenant : context.principal.subject;
+      statement.params[static_cast<size_t>(index)] =
+          kind == Operand::Kind::kTenant ? context.principal.tenant : context.principal.subject;
     Level level(*plan->query, plan->columns);
     OneRow out;
     if (plan->query->expansions.empty()) {
@@ -330,7 +363,8 @@ struct HttpApi::Impl {
     co_return out;
   }
 
-  awaitable<absl::StatusOr<ManyRows>> ReadMany(CachePtr cache, const Resource& resource, const CallContext& context, const common::v1::ListQuery& query, bool tags,
+  awaitable<absl::StatusOr<ManyRows>> ReadMany(CachePtr cache, const Resource& resource, const CallContext& context,
+                                               const common::v1::ListQuery& query, bool tags,
                                                postgres::AsyncPostgres& postgres, const http::Request* request) const {
     Resolver resolver = MakeResolver(*cache, context);
     absl::StatusOr<std::unique_ptr<ListQuery>> resolved = resolver.Resolve(resource, query);
@@ -362,7 +396,8 @@ struct HttpApi::Impl {
       const size_t start = out.json.size();
       RenderRow(*fetched->level, row, out.json);
       out.ends.push_back(out.json.size());
-      if (tags) out.etags.push_back(EntityTag(list, VersionOf(*fetched->level, row), std::string_view(out.json).substr(start)));
+      if (tags)
+        out.etags.push_back(EntityTag(list, VersionOf(*fetched->level, row), std::string_view(out.json).substr(start)));
     }
     out.page = std::move(fetched->page);
     out.counted = list.count != Count::kNone;
@@ -372,20 +407,26 @@ struct HttpApi::Impl {
   // ---- writing ----
 
   // The stored answer of an earlier request with this key; nothing: this one goes ahead, holding the key's lock.
-  awaitable<absl::StatusOr<std::optional<Stored>>> FindStored(Runner& runner, const CallContext& context, const Idempotency& idempotency) const {
+  awaitable<absl::StatusOr<std::optional<Stored>>> FindStored(Runner& runner, const CallContext& context,
+                                                              const Idempotency& idempotency) const {
     postgres::Params lock;
     lock.emplace_back(StrCat(context.principal.tenant, "\x1f", idempotency.scope));
-    absl::StatusOr<RowsPtr> locked = co_await runner.Run("SELECT pg_try_advisory_xact_lock(hashtextextended($1::text, 7305))", std::move(lock));
+    absl::StatusOr<RowsPtr> locked =
+        co_await runner.Run("SELECT pg_try_advisory_xact_lock(hashtextextended($1::text, 7305))", std::move(lock));
     if (!locked.ok()) co_return locked.status();
     if ((*locked)->Get(0, 0) != "t") {
-      co_return MakeProblem(Problem{.type = "idempotency-in-progress", .detail = "a request with this key is being worked on", .retry_after = absl::Seconds(1)});
+      co_return MakeProblem(Problem{.type = "idempotency-in-progress",
+                                    .detail = "a request with this key is being worked on",
+                                    .retry_after = absl::Seconds(1)});
     }
     postgres::Params params;
-    for (const std::string* text : {&context.principal.tenant, &idempotency.scope, &idempotency.fingerprint}) params.emplace_back(*text);
-    absl::StatusOr<RowsPtr> found =
-        co_await runner.Run("SELECT fingerprint = decode($3, 'hex'), status, coalesce(location, ''), coalesce(etag, ''), body FROM mainstay.idempotency "
-                            "WHERE tenant = $1 AND scope = decode($2, 'hex') AND expires_at > now()",
-                            std::move(params));
+    for (const std::string* text : {&context.principal.tenant, &idempotency.scope, &idempotency.fingerprint})
+      params.emplace_back(*text);
+    absl::StatusOr<RowsPtr> found = co_await runner.Run(
+        "SELECT fingerprint = decode($3, 'hex'), status, coalesce(location, ''), coalesce(etag, ''), body FROM "
+        "mainstay.idempotency "
+        "WHERE tenant = $1 AND scope = decode($2, 'hex') AND expires_at > now()",
+        std::move(params));
     if (!found.ok()) co_return found.status();
     const Rows& row = **found;
     if (row.rows() == 0) co_return std::optional<Stored>();
@@ -399,26 +440,32 @@ struct HttpApi::Impl {
     co_return std::optional<Stored>(std::move(stored));
   }
 
-  awaitable<absl::Status> Store(Runner& runner, const CallContext& context, const Idempotency& idempotency, const Stored& answer) const {
-    const std::string status = StrCat(answer.status), life = StrCat(absl::ToInt64Seconds(options.idempotency_life), " seconds");
+  awaitable<absl::Status> Store(Runner& runner, const CallContext& context, const Idempotency& idempotency,
+                                const Stored& answer) const {
+    const std::string status = StrCat(answer.status),
+                      life = StrCat(absl::ToInt64Seconds(options.idempotency_life), " seconds");
     postgres::Params params;
-    for (const std::string* text :
-         {&context.principal.tenant, &idempotency.scope, &idempotency.fingerprint, &status, &answer.location, &answer.etag, &answer.body, &life})
+    for (const std::string* text : {&context.principal.tenant, &idempotency.scope, &idempotency.fingerprint, &status,
+                                    &answer.location, &answer.etag, &answer.body, &life})
       params.emplace_back(*text);
     // A few that have expired go with each new one, so that the table stays as small as its use.
     absl::StatusOr<RowsPtr> stored = co_await runner.Run(
-        "WITH old AS (DELETE FROM mainstay.idempotency WHERE (tenant, scope) IN (SELECT tenant, scope FROM mainstay.idempotency WHERE expires_at < now() "
+        "WITH old AS (DELETE FROM mainstay.idempotency WHERE (tenant, scope) IN (SELECT tenant, scope FROM "
+        "mainstay.idempotency WHERE expires_at < now() "
         "AND NOT (tenant = $1 AND scope = decode($2, 'hex')) ORDER BY expires_at LIMIT 5 FOR UPDATE SKIP LOCKED)) "
         "INSERT INTO mainstay.idempotency AS i (tenant, scope, fingerprint, status, location, etag, body, expires_at) "
-        "VALUES ($1, decode($2, 'hex'), decode($3, 'hex'), $4::integer, nullif($5, ''), nullif($6, ''), $7, now() + $8::interval) "
-        "ON CONFLICT (tenant, scope) DO UPDATE SET fingerprint = excluded.fingerprint, status = excluded.status, location = excluded.location, etag = excluded.etag, "
+        "VALUES ($1, decode($2, 'hex'), decode($3, 'hex'), $4::integer, nullif($5, ''), nullif($6, ''), $7, now() + "
+        "$8::interval) "
+        "ON CONFLICT (tenant, scope) DO UPDATE SET fingerprint = excluded.fingerprint, status = excluded.status, "
+        "location = excluded.location, etag = excluded.etag, "
         "body = excluded.body, created_at = now(), expires_at = excluded.expires_at WHERE i.expires_at <= now()",
         std::move(params));
     co_return stored.status();
   }
 
   // One write in a transaction of its own, tried again when it collided.
-  awaitable<absl::StatusOr<Stored>> Write(CachePtr cache, const CallContext& context, const WriteRequest& request, bool validate_only, const Idempotency* idempotency,
+  awaitable<absl::StatusOr<Stored>> Write(CachePtr cache, const CallContext& context, const WriteRequest& request,
+                                          bool validate_only, const Idempotency* idempotency,
                                           postgres::AsyncPostgres& postgres, const http::Request* http_request) const {
     MergeRows rows;
     CO_RETURN_IF_ERROR(CheckBody(request, context.principal.tenant == kAllTenants, rows));
@@ -446,7 +493,8 @@ struct HttpApi::Impl {
         }
       }
       if (status.ok() && !done) {
-        absl::StatusOr<WriteAnswer> answer = co_await RunWrite(*runner, *cache->model, context, request, rows, projection);
+        absl::StatusOr<WriteAnswer> answer =
+            co_await RunWrite(*runner, *cache->model, context, request, rows, projection);
         status = answer.status();
         if (status.ok()) {
           stored.status = answer->json.empty() ? 204 : answer->created ? 201 : 200;
@@ -493,7 +541,8 @@ struct HttpApi::Impl {
 
   // ---- HTTP ----
 
-  awaitable<absl::StatusOr<http::Response>> Route(http::Request& request, const CallContext& context, const ModelPtr& model, postgres::AsyncPostgres& postgres) const {
+  awaitable<absl::StatusOr<http::Response>> Route(http::Request& request, const CallContext& context,
+                                                  const ModelPtr& model, postgres::AsyncPostgres& postgres) const {
     const auto& segments = request.segments;
     if (segments.size() < 2 || segments.size() > 3 || segments[0] != "v1") co_return NotFound();
     std::string_view name = segments[1];
@@ -511,22 +560,28 @@ struct HttpApi::Impl {
     const bool get = method == "GET" || method == "HEAD";
     const bool writable = !resource->read_only;
     if (segments.size() == 2) {
-      const std::string allow = !verb.empty() ? "POST, OPTIONS" : writable ? "GET, HEAD, POST, QUERY, OPTIONS" : "GET, HEAD, QUERY, OPTIONS";
+      const std::string allow = !verb.empty() ? "POST, OPTIONS"
+                                : writable    ? "GET, HEAD, POST, QUERY, OPTIONS"
+                                              : "GET, HEAD, QUERY, OPTIONS";
       const bool query = verb.empty() ? method == "QUERY" : method == "POST";
       if (method == "OPTIONS") co_return Options(allow);
       if (!verb.empty() && !query) co_return NotAllowed(allow);
       CO_RETURN_IF_ERROR(CheckAccept(request));
       if (query || (get && verb.empty())) {
-        absl::StatusOr<http::Response> response = co_await HandleList(request, context, cache, *resource, *access, query, postgres);
+        absl::StatusOr<http::Response> response =
+            co_await HandleList(request, context, cache, *resource, *access, query, postgres);
         co_return response;
       }
       if (method == "POST" && writable) {
-        absl::StatusOr<http::Response> response = co_await HandleWrite(request, context, cache, *resource, access, WriteRequest::Kind::kCreate, {}, postgres);
+        absl::StatusOr<http::Response> response =
+            co_await HandleWrite(request, context, cache, *resource, access, WriteRequest::Kind::kCreate, {}, postgres);
         co_return response;
       }
       co_return NotAllowed(allow);
     }
-    const std::string allow = !writable ? "GET, HEAD, OPTIONS" : resource->client_chooses_key ? "GET, HEAD, PATCH, PUT, DELETE, OPTIONS" : "GET, HEAD, PATCH, DELETE, OPTIONS";
+    const std::string allow = !writable                      ? "GET, HEAD, OPTIONS"
+                              : resource->client_chooses_key ? "GET, HEAD, PATCH, PUT, DELETE, OPTIONS"
+                                                             : "GET, HEAD, PATCH, DELETE, OPTIONS";
     if (method == "OPTIONS") co_return Options(allow);
     CO_RETURN_IF_ERROR(CheckAccept(request));
     // The last segment as sent: commas inside a part of a composite key are encoded.
@@ -546,17 +601,20 @@ struct HttpApi::Impl {
     if (get && !access->can(Action::kRead)) co_return MakeProblem("forbidden", "reading this resource is not allowed");
     CO_ASSIGN_OR_RETURN(std::vector<std::string> key, ParseKey(*resource, id));
     if (!get) {
-      absl::StatusOr<http::Response> response = co_await HandleWrite(request, context, cache, *resource, access, kind, std::move(key), postgres);
+      absl::StatusOr<http::Response> response =
+          co_await HandleWrite(request, context, cache, *resource, access, kind, std::move(key), postgres);
       co_return response;
     }
-    CO_ASSIGN_OR_RETURN(std::shared_ptr<const GetPlan> plan, FindGetPlan(*cache, *resource, context, request.query, key));
+    CO_ASSIGN_OR_RETURN(std::shared_ptr<const GetPlan> plan,
+                        FindGetPlan(*cache, *resource, context, request.query, key));
     absl::StatusOr<OneRow> row = co_await ReadOne(cache, std::move(plan), context, std::move(key), postgres, &request);
     if (!row.ok()) co_return row.status();
     if (request.Header("if-match") != nullptr) {
       CO_ASSIGN_OR_RETURN(const Tags match, ParseTags(request, "if-match"));
       const std::string current = row->etag.substr(1, row->etag.rfind('.') - 1);
       const std::vector<std::string> versions = VersionsOf(match);
-      if (!match.any && std::find(versions.begin(), versions.end(), current) == versions.end()) co_return MakeProblem("precondition-failed", "the record has changed");
+      if (!match.any && std::find(versions.begin(), versions.end(), current) == versions.end())
+        co_return MakeProblem("precondition-failed", "the record has changed");
     }
     if (request.Header("if-none-match") != nullptr) {
       CO_ASSIGN_OR_RETURN(const Tags none, ParseTags(request, "if-none-match"));
@@ -580,7 +638,8 @@ struct HttpApi::Impl {
     return response;
   }
 
-  awaitable<absl::StatusOr<http::Response>> HandleList(http::Request& request, const CallContext& context, CachePtr cache, const Resource& resource, const Access& access,
+  awaitable<absl::StatusOr<http::Response>> HandleList(http::Request& request, const CallContext& context,
+                                                       CachePtr cache, const Resource& resource, const Access& access,
                                                        bool body_query, postgres::AsyncPostgres& postgres) const {
     if (!access.can(Action::kRead)) co_return MakeProblem("forbidden", "reading this resource is not allowed");
     common::v1::ListQuery query;
@@ -590,7 +649,8 @@ struct HttpApi::Impl {
       absl::StatusOr<std::string> body = co_await http::ReadAll(*request.body);
       if (!body.ok()) co_return body.status();
       CO_ASSIGN_OR_RETURN(const JsonDocument document, JsonDocument::Parse(*std::move(body)));
-      CO_ASSIGN_OR_RETURN(query, http::ParseListQueryJson(document.root(), http::ListQueryLimits{.values = http::kMaxValuesInBody}));
+      CO_ASSIGN_OR_RETURN(
+          query, http::ParseListQueryJson(document.root(), http::ListQueryLimits{.values = http::kMaxValuesInBody}));
     } else {
       CO_ASSIGN_OR_RETURN(query, http::ParseListQuery(std::string_view(request.query)));
     }
@@ -601,7 +661,10 @@ struct HttpApi::Impl {
     StrAppend(&json, "{\"data\":[", rows->json, "],\"page\":");
     RenderPage(rows->page, rows->counted, json);
     json += '}';
-    std::string etag = StrCat("W/\"", HexEncode(Sha256(StrCat(rows->json, rows->page.has_more() ? "+" : "", rows->page.total())).substr(0, 12)), "\"");
+    std::string etag = StrCat(
+        "W/\"",
+        HexEncode(Sha256(StrCat(rows->json, rows->page.has_more() ? "+" : "", rows->page.total())).substr(0, 12)),
+        "\"");
     if (request.Header("if-none-match") != nullptr) {
       CO_ASSIGN_OR_RETURN(const Tags none, ParseTags(request, "if-none-match"));
       if (Matches(none, etag)) co_return NotModified(std::move(etag));
@@ -609,17 +672,25 @@ struct HttpApi::Impl {
     http::Response response = Json(200, std::move(json), std::move(etag));
     if (!body_query) {
       std::string link;
-      if (rows->page.has_next_cursor()) StrAppend(&link, "<", request.path, "?", WithCursor(request.query, rows->page.next_cursor()), ">; rel=\"next\"");
-      if (rows->page.has_prev_cursor()) StrAppend(&link, link.empty() ? "" : ", ", "<", request.path, "?", WithCursor(request.query, rows->page.prev_cursor()), ">; rel=\"prev\"");
+      if (rows->page.has_next_cursor())
+        StrAppend(&link, "<", request.path, "?", WithCursor(request.query, rows->page.next_cursor()),
+                  ">; rel=\"next\"");
+      if (rows->page.has_prev_cursor())
+        StrAppend(&link, link.empty() ? "" : ", ", "<", request.path, "?",
+                  WithCursor(request.query, rows->page.prev_cursor()), ">; rel=\"prev\"");
       if (!link.empty()) response.headers.emplace_back("link", std::move(link));
     }
     co_return response;
   }
 
-  awaitable<absl::StatusOr<http::Response>> HandleWrite(http::Request& request, const CallContext& context, CachePtr cache, const Resource& resource, AccessPtr access,
-                                                        WriteRequest::Kind kind, std::vector<std::string> key, postgres::AsyncPostgres& postgres) const {
+  awaitable<absl::StatusOr<http::Response>> HandleWrite(http::Request& request, const CallContext& context,
+                                                        CachePtr cache, const Resource& resource, AccessPtr access,
+                                                        WriteRequest::Kind kind, std::vector<std::string> key,
+                                                        postgres::AsyncPostgres& postgres) const {
     WriteRequest write{.kind = kind, .resource = &resource, .access = access, .key = std::move(key)};
-    const Action action = kind == WriteRequest::Kind::kCreate ? Action::kCreate : kind == WriteRequest::Kind::kDelete ? Action::kDelete : Action::kUpdate;
+    const Action action = kind == WriteRequest::Kind::kCreate   ? Action::kCreate
+                          : kind == WriteRequest::Kind::kDelete ? Action::kDelete
+                                                                : Action::kUpdate;
     const bool may = access->can(action) || (kind == WriteRequest::Kind::kPut && access->can(Action::kCreate));
     if (!may) co_return MakeProblem("forbidden", "this change is not allowed");
     // Parameters.
@@ -635,8 +706,10 @@ struct HttpApi::Impl {
     // Preconditions.
     CO_ASSIGN_OR_RETURN(const Tags match, ParseTags(request, "if-match"));
     CO_ASSIGN_OR_RETURN(const Tags none, ParseTags(request, "if-none-match"));
-    if (kind == WriteRequest::Kind::kCreate && match.present) co_return BadHeader("If-Match", "a record that is created has no version yet");
-    if (none.present && !(kind == WriteRequest::Kind::kPut && none.any)) co_return BadHeader("If-None-Match", "only * and only with PUT");
+    if (kind == WriteRequest::Kind::kCreate && match.present)
+      co_return BadHeader("If-Match", "a record that is created has no version yet");
+    if (none.present && !(kind == WriteRequest::Kind::kPut && none.any))
+      co_return BadHeader("If-None-Match", "only * and only with PUT");
     if (resource.if_match_required && !match.present && !none.present && kind != WriteRequest::Kind::kCreate)
       co_return MakeProblem("precondition-required", "If-Match with the record's ETag is required");
     write.versions = VersionsOf(match);
@@ -659,21 +732,26 @@ struct HttpApi::Impl {
     if (const std::string* header = request.Header("idempotency-key"); header != nullptr) {
       std::string_view token = Trim(*header);
       if (token.size() >= 2 && token.front() == '"' && token.back() == '"') token = token.substr(1, token.size() - 2);
-      if (token.empty() || token.size() > 255 || token.find_first_of("\"\\ \t") != std::string_view::npos) co_return BadHeader("Idempotency-Key", "1 to 255 characters without blanks");
+      if (token.empty() || token.size() > 255 || token.find_first_of("\"\\ \t") != std::string_view::npos)
+        co_return BadHeader("Idempotency-Key", "1 to 255 characters without blanks");
       CO_ASSIGN_OR_RETURN(http::Parameters sorted, http::ParseQueryString(request.query));
       std::sort(sorted.begin(), sorted.end());
       std::string query;
       for (const auto& [name, value] : sorted) StrAppend(&query, name, "=", value, "&");
       const std::string* type = request.Header("content-type");
       Idempotency made;
-      made.scope = HexEncode(Sha256(StrCat(context.principal.subject, "\x1f", request.method, "\x1f", request.path, "\x1f", token)));
-      made.fingerprint = HexEncode(Sha256(StrCat(request.path, "\x1f", query, "\x1f", type == nullptr ? "" : *type, "\x1f", body)));
+      made.scope = HexEncode(
+          Sha256(StrCat(context.principal.subject, "\x1f", request.method, "\x1f", request.path, "\x1f", token)));
+      made.fingerprint =
+          HexEncode(Sha256(StrCat(request.path, "\x1f", query, "\x1f", type == nullptr ? "" : *type, "\x1f", body)));
       idempotency = std::move(made);
     }
-    absl::StatusOr<Stored> stored = co_await Write(cache, context, write, validate_only, idempotency.has_value() ? &*idempotency : nullptr, postgres, &request);
+    absl::StatusOr<Stored> stored = co_await Write(
+        cache, context, write, validate_only, idempotency.has_value() ? &*idempotency : nullptr, postgres, &request);
     if (!stored.ok()) co_return stored.status();
     const std::string* prefer = request.Header("prefer");
-    const bool minimal = prefer != nullptr && prefer->find("return=minimal") != std::string::npos && stored->status == 200;
+    const bool minimal =
+        prefer != nullptr && prefer->find("return=minimal") != std::string::npos && stored->status == 200;
     http::Response response;
     if (stored->status == 204 || minimal) {
       response.status = 204;
@@ -694,16 +772,19 @@ struct HttpApi::Impl {
 HttpApi::HttpApi(HttpApiOptions options, Clock& clock) : impl_(std::make_unique<Impl>(std::move(options), clock)) {}
 HttpApi::~HttpApi() = default;
 
-awaitable<http::Response> HttpApi::Handle(http::Request& request, const CallContext& context, const ModelPtr& model, postgres::AsyncPostgres& postgres) {
+awaitable<http::Response> HttpApi::Handle(http::Request& request, const CallContext& context, const ModelPtr& model,
+                                          postgres::AsyncPostgres& postgres) {
   absl::StatusOr<http::Response> response = co_await impl_->Route(request, context, model, postgres);
   if (!response.ok()) co_return http::ProblemResponse(response.status(), request);
   co_return *std::move(response);
 }
 
-awaitable<absl::StatusOr<v1::Record>> HttpApi::Get(const v1::GetRecordRequest& request, const CallContext& context, const ModelPtr& model, postgres::AsyncPostgres& postgres) {
+awaitable<absl::StatusOr<v1::Record>> HttpApi::Get(const v1::GetRecordRequest& request, const CallContext& context,
+                                                   const ModelPtr& model, postgres::AsyncPostgres& postgres) {
   CO_ASSIGN_OR_RETURN(const Resource* const resource, impl_->FindResource(model, request.resource()));
   const CachePtr cache = CacheFor(model);
-  if (!cache->AccessOf(*resource, context.principal)->can(Action::kRead)) co_return MakeProblem("forbidden", "reading this resource is not allowed");
+  if (!cache->AccessOf(*resource, context.principal)->can(Action::kRead))
+    co_return MakeProblem("forbidden", "reading this resource is not allowed");
   CO_ASSIGN_OR_RETURN(std::vector<std::string> key, ParseKey(*resource, request.id()));
   absl::StatusOr<std::shared_ptr<const GetPlan>> plan;
   if (request.fields().empty() && request.expand().empty()) {
@@ -715,7 +796,8 @@ awaitable<absl::StatusOr<v1::Record>> HttpApi::Get(const v1::GetRecordRequest& r
     plan = impl_->PlanGet(*cache, *resource, context, query, key);
   }
   if (!plan.ok()) co_return plan.status();
-  absl::StatusOr<OneRow> row = co_await impl_->ReadOne(cache, *std::move(plan), context, std::move(key), postgres, nullptr);
+  absl::StatusOr<OneRow> row =
+      co_await impl_->ReadOne(cache, *std::move(plan), context, std::move(key), postgres, nullptr);
   if (!row.ok()) co_return row.status();
   v1::Record record;
   record.set_json(std::move(row->json));
@@ -723,10 +805,12 @@ awaitable<absl::StatusOr<v1::Record>> HttpApi::Get(const v1::GetRecordRequest& r
   co_return record;
 }
 
-awaitable<absl::StatusOr<v1::ListRecordsResponse>> HttpApi::List(const v1::ListRecordsRequest& request, const CallContext& context, const ModelPtr& model,
+awaitable<absl::StatusOr<v1::ListRecordsResponse>> HttpApi::List(const v1::ListRecordsRequest& request,
+                                                                 const CallContext& context, const ModelPtr& model,
                                                                  postgres::AsyncPostgres& postgres) {
   CO_ASSIGN_OR_RETURN(const Resource* const resource, impl_->FindResource(model, request.resource()));
-  absl::StatusOr<ManyRows> rows = co_await impl_->ReadMany(CacheFor(model), *resource, context, request.query(), true, postgres, nullptr);
+  absl::StatusOr<ManyRows> rows =
+      co_await impl_->ReadMany(CacheFor(model), *resource, context, request.query(), true, postgres, nullptr);
   if (!rows.ok()) co_return rows.status();
   v1::ListRecordsResponse response;
   size_t start = 0;
@@ -749,14 +833,19 @@ absl::StatusOr<std::vector<std::string>> VersionsOfText(std::string_view if_matc
 }
 }  // namespace
 
-awaitable<absl::StatusOr<v1::Record>> HttpApi::Create(const v1::CreateRecordRequest& request, const CallContext& context, const ModelPtr& model,
+awaitable<absl::StatusOr<v1::Record>> HttpApi::Create(const v1::CreateRecordRequest& request,
+                                                      const CallContext& context, const ModelPtr& model,
                                                       postgres::AsyncPostgres& postgres) {
   CO_ASSIGN_OR_RETURN(const Resource* const resource, impl_->FindResource(model, request.resource()));
   const CachePtr cache = CacheFor(model);
   CO_ASSIGN_OR_RETURN(const JsonDocument document, JsonDocument::Parse(request.json()));
-  WriteRequest write{.kind = WriteRequest::Kind::kCreate, .resource = resource, .access = cache->AccessOf(*resource, context.principal), .body = &document.root()};
+  WriteRequest write{.kind = WriteRequest::Kind::kCreate,
+                     .resource = resource,
+                     .access = cache->AccessOf(*resource, context.principal),
+                     .body = &document.root()};
   if (!write.access->can(Action::kCreate)) co_return MakeProblem("forbidden", "this change is not allowed");
-  absl::StatusOr<Stored> stored = co_await impl_->Write(cache, context, write, request.validate_only(), nullptr, postgres, nullptr);
+  absl::StatusOr<Stored> stored =
+      co_await impl_->Write(cache, context, write, request.validate_only(), nullptr, postgres, nullptr);
   if (!stored.ok()) co_return stored.status();
   v1::Record record;
   record.set_json(std::move(stored->body));
@@ -764,17 +853,23 @@ awaitable<absl::StatusOr<v1::Record>> HttpApi::Create(const v1::CreateRecordRequ
   co_return record;
 }
 
-awaitable<absl::StatusOr<v1::Record>> HttpApi::Update(const v1::UpdateRecordRequest& request, const CallContext& context, const ModelPtr& model,
+awaitable<absl::StatusOr<v1::Record>> HttpApi::Update(const v1::UpdateRecordRequest& request,
+                                                      const CallContext& context, const ModelPtr& model,
                                                       postgres::AsyncPostgres& postgres) {
   CO_ASSIGN_OR_RETURN(const Resource* const resource, impl_->FindResource(model, request.resource()));
   const CachePtr cache = CacheFor(model);
   CO_ASSIGN_OR_RETURN(const JsonDocument document, JsonDocument::Parse(request.json()));
-  WriteRequest write{.kind = WriteRequest::Kind::kPatch, .resource = resource, .access = cache->AccessOf(*resource, context.principal), .body = &document.root()};
+  WriteRequest write{.kind = WriteRequest::Kind::kPatch,
+                     .resource = resource,
+                     .access = cache->AccessOf(*resource, context.principal),
+                     .body = &document.root()};
   if (!write.access->can(Action::kUpdate)) co_return MakeProblem("forbidden", "this change is not allowed");
   CO_ASSIGN_OR_RETURN(write.key, ParseKey(*resource, request.id()));
   CO_ASSIGN_OR_RETURN(write.versions, VersionsOfText(request.if_match()));
-  if (resource->if_match_required && request.if_match().empty()) co_return MakeProblem("precondition-required", "if_match with the record's etag is required");
-  absl::StatusOr<Stored> stored = co_await impl_->Write(cache, context, write, request.validate_only(), nullptr, postgres, nullptr);
+  if (resource->if_match_required && request.if_match().empty())
+    co_return MakeProblem("precondition-required", "if_match with the record's etag is required");
+  absl::StatusOr<Stored> stored =
+      co_await impl_->Write(cache, context, write, request.validate_only(), nullptr, postgres, nullptr);
   if (!stored.ok()) co_return stored.status();
   v1::Record record;
   record.set_json(std::move(stored->body));
@@ -782,14 +877,18 @@ awaitable<absl::StatusOr<v1::Record>> HttpApi::Update(const v1::UpdateRecordRequ
   co_return record;
 }
 
-awaitable<absl::Status> HttpApi::Delete(const v1::DeleteRecordRequest& request, const CallContext& context, const ModelPtr& model, postgres::AsyncPostgres& postgres) {
+awaitable<absl::Status> HttpApi::Delete(const v1::DeleteRecordRequest& request, const CallContext& context,
+                                        const ModelPtr& model, postgres::AsyncPostgres& postgres) {
   CO_ASSIGN_OR_RETURN(const Resource* const resource, impl_->FindResource(model, request.resource()));
   const CachePtr cache = CacheFor(model);
-  WriteRequest write{.kind = WriteRequest::Kind::kDelete, .resource = resource, .access = cache->AccessOf(*resource, context.principal)};
+  WriteRequest write{.kind = WriteRequest::Kind::kDelete,
+                     .resource = resource,
+                     .access = cache->AccessOf(*resource, context.principal)};
   if (!write.access->can(Action::kDelete)) co_return MakeProblem("forbidden", "this change is not allowed");
   CO_ASSIGN_OR_RETURN(write.key, ParseKey(*resource, request.id()));
   CO_ASSIGN_OR_RETURN(write.versions, VersionsOfText(request.if_match()));
-  if (resource->if_match_required && request.if_match().empty()) co_return MakeProblem("precondition-required", "if_match with the record's etag is required");
+  if (resource->if_match_required && request.if_match().empty())
+    co_return MakeProblem("precondition-required", "if_match with the record's etag is required");
   absl::StatusOr<Stored> stored = co_await impl_->Write(cache, context, write, false, nullptr, postgres, nullptr);
   co_return stored.status();
 }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The records API: everything under /v1 over HTTP, and the same operations for records.v1 over gRPC.
 //
-// PostgreSQL is the truth. A read by id and a short keyset page over an index are one statement on the shared, pipelined connections; everything else takes a connection of its own
-// for one transaction, so that all statements of a request see one snapshot. Statements are planned once per shape and thread, and dropped with their model. Stateless but for
-// that cache: any number of copies, any loop. PostgreSQL away: database-unavailable at once.
+// PostgreSQL is the truth. A read by id and a short keyset page over an index are one statement on the shared,
+// pipelined connections; everything else takes a connection of its own for one transaction, so that all statements of a
+// request see one snapshot. Statements are planned once per shape and thread, and dropped with their model. Stateless
+// but for that cache: any number of copies, any loop. PostgreSQL away: database-unavailable at once.
 #pragma once
 
 #include <boost/asio/awaitable.hpp>
@@ -52,19 +53,25 @@ class HttpApi {
   ~HttpApi();
 
   // A request whose path begins with /v1. Never fails: problems become responses. On the loop of `postgres`.
-  boost::asio::awaitable<http::Response> Handle(http::Request& request, const CallContext& context, const catalog::ModelPtr& model, postgres::AsyncPostgres& postgres);
+  boost::asio::awaitable<http::Response> Handle(http::Request& request, const CallContext& context,
+                                                const catalog::ModelPtr& model, postgres::AsyncPostgres& postgres);
 
   // records.v1: the same plans and permissions. Arguments must live until the answer.
-  boost::asio::awaitable<absl::StatusOr<v1::Record>> Get(const v1::GetRecordRequest& request, const CallContext& context, const catalog::ModelPtr& model,
+  boost::asio::awaitable<absl::StatusOr<v1::Record>> Get(const v1::GetRecordRequest& request,
+                                                         const CallContext& context, const catalog::ModelPtr& model,
                                                          postgres::AsyncPostgres& postgres);
-  boost::asio::awaitable<absl::StatusOr<v1::ListRecordsResponse>> List(const v1::ListRecordsRequest& request, const CallContext& context, const catalog::ModelPtr& model,
+  boost::asio::awaitable<absl::StatusOr<v1::ListRecordsResponse>> List(const v1::ListRecordsRequest& request,
+                                                                       const CallContext& context,
+                                                                       const catalog::ModelPtr& model,
                                                                        postgres::AsyncPostgres& postgres);
-  boost::asio::awaitable<absl::StatusOr<v1::Record>> Create(const v1::CreateRecordRequest& request, const CallContext& context, const catalog::ModelPtr& model,
+  boost::asio::awaitable<absl::StatusOr<v1::Record>> Create(const v1::CreateRecordRequest& request,
+                                                            const CallContext& context, const catalog::ModelPtr& model,
                                                             postgres::AsyncPostgres& postgres);
-  boost::asio::awaitable<absl::StatusOr<v1::Record>> Update(const v1::UpdateRecordRequest& request, const CallContext& context, const catalog::ModelPtr& model,
+  boost::asio::awaitable<absl::StatusOr<v1::Record>> Update(const v1::UpdateRecordRequest& request,
+                                                            const CallContext& context, const catalog::ModelPtr& model,
                                                             postgres::AsyncPostgres& postgres);
-  boost::asio::awaitable<absl::Status> Delete(const v1::DeleteRecordRequest& request, const CallContext& context, const catalog::ModelPtr& model,
-                                              postgres::AsyncPostgres& postgres);
+  boost::asio::awaitable<absl::Status> Delete(const v1::DeleteRecordRequest& request, const CallContext& context,
+                                              const catalog::ModelPtr& model, postgres::AsyncPostgres& postgres);
 
  private:
   struct Impl;

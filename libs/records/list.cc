@@ -21,8 +21,9 @@ using catalog::ColumnType;
 using catalog::Resource;
 using catalog::TypeFamily;
 
-absl::StatusOr<RowsPage> ListRows(pqxx::transaction_base& tx, const Resource& resource, const catalog::Model& model, const CallContext& context,
-                                  const common::v1::ListQuery& query, std::string_view cursor_key) {
+absl::StatusOr<RowsPage> ListRows(pqxx::transaction_base& tx, const Resource& resource, const catalog::Model& model,
+                                  const CallContext& context, const common::v1::ListQuery& query,
+                                  std::string_view cursor_key) {
   if (cursor_key.size() != 32) return absl::InternalError("the cursor key has 32 bytes");
   Resolver resolver(model, context, ResolveOptions{.expansions = false});
   ASSIGN_OR_RETURN(const std::unique_ptr<ListQuery> resolved, resolver.Resolve(resource, query));
@@ -40,13 +41,15 @@ absl::StatusOr<RowsPage> ListRows(pqxx::transaction_base& tx, const Resource& re
     std::vector<std::optional<std::string>>& cells = page.rows.emplace_back();
     for (int position : resolved->output) {
       const int column = level.columns.at[static_cast<size_t>(position)];
-      cells.push_back(level.rows->IsNull(row, column) ? std::nullopt : std::optional<std::string>(level.rows->Get(row, column)));
+      cells.push_back(level.rows->IsNull(row, column) ? std::nullopt
+                                                      : std::optional<std::string>(level.rows->Get(row, column)));
     }
   }
   return page;
 }
 
-absl::StatusOr<ExportPlan> PlanExport(const Resource& resource, const catalog::Model& model, const CallContext& context, const common::v1::ListQuery& query) {
+absl::StatusOr<ExportPlan> PlanExport(const Resource& resource, const catalog::Model& model, const CallContext& context,
+                                      const common::v1::ListQuery& query) {
   Resolver resolver(model, context, ResolveOptions{.expansions = false, .unlimited = true});
   if (!query.cursor().empty()) return MakeProblem("invalid-parameter", "an export has no cursor");
   ASSIGN_OR_RETURN(const std::unique_ptr<ListQuery> resolved, resolver.Resolve(resource, query));
@@ -72,7 +75,8 @@ using google::protobuf::Reflection;
 
 std::string Lower(std::string_view text) {
   std::string out(text);
-  std::transform(out.begin(), out.end(), out.begin(), [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
+  std::transform(out.begin(), out.end(), out.begin(),
+                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
   return out;
 }
 
@@ -93,18 +97,21 @@ template <typename T>
 absl::StatusOr<T> Number(std::string_view text, const std::string& name) {
   T value{};
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size()) return absl::InternalError(StrCat("column ", name, " does not fit the message"));
+  if (error != std::errc() || end != text.data() + text.size())
+    return absl::InternalError(StrCat("column ", name, " does not fit the message"));
   return value;
 }
 
 // One value; `index` < 0: a single field, else appended.
-absl::Status Set(Message& message, const FieldDescriptor* field, const ColumnType& type, std::string_view text, bool repeated) {
+absl::Status Set(Message& message, const FieldDescriptor* field, const ColumnType& type, std::string_view text,
+                 bool repeated) {
   const Reflection* reflection = message.GetReflection();
   const std::string& name = field->name();
   switch (field->cpp_type()) {
     case FieldDescriptor::CPPTYPE_STRING: {
       std::string value;
-      if (type.family == TypeFamily::kBytes && field->type() == FieldDescriptor::TYPE_BYTES && text.starts_with("\\x")) {
+      if (type.family == TypeFamily::kBytes && field->type() == FieldDescriptor::TYPE_BYTES &&
+          text.starts_with("\\x")) {
         value = HexDecode(text.substr(2)).value_or("");
       } else {
         value = PlainText(type, text);
@@ -114,7 +121,8 @@ absl::Status Set(Message& message, const FieldDescriptor* field, const ColumnTyp
     }
     case FieldDescriptor::CPPTYPE_ENUM: {
       const EnumValueDescriptor* value = FindEnum(*field->enum_type(), text);
-      if (value == nullptr) return absl::InternalError(StrCat("column ", name, " has a value that the message does not know"));
+      if (value == nullptr)
+        return absl::InternalError(StrCat("column ", name, " has a value that the message does not know"));
       repeated ? reflection->AddEnum(&message, field, value) : reflection->SetEnum(&message, field, value);
       return absl::OkStatus();
     }

@@ -3,9 +3,10 @@
 //
 //   look up and lock (in key order) → decide per row here → check references → insert → update or delete
 //
-// What C++ can't foresee (unique keys, CHECK constraints, foreign keys, triggers) PostgreSQL refuses for the whole statement; then the batch is rolled back to its savepoint and
-// halved until the rows to blame stand alone: about 2·log₂(n) more rounds per bad row, none for good batches. Two writers of one new key: the loser's insert does nothing, its batch
-// is rolled back to the savepoint and looks again.
+// What C++ can't foresee (unique keys, CHECK constraints, foreign keys, triggers) PostgreSQL refuses for the whole
+// statement; then the batch is rolled back to its savepoint and halved until the rows to blame stand alone: about
+// 2·log₂(n) more rounds per bad row, none for good batches. Two writers of one new key: the loser's insert does
+// nothing, its batch is rolled back to the savepoint and looks again.
 #include <algorithm>
 #include <set>
 #include <unordered_map>
@@ -30,24 +31,38 @@ using catalog::TypeFamily;
 constexpr int kMaxRedo = 4;
 
 FieldError Error(std::string_view field, std::string_view code, std::string_view detail) {
-  return {.place = FieldError::Place::kPointer, .name = std::string(field), .code = std::string(code), .detail = std::string(detail)};
+  return {.place = FieldError::Place::kPointer,
+          .name = std::string(field),
+          .code = std::string(code),
+          .detail = std::string(detail)};
 }
 
-bool Contains(const std::vector<int>& list, int value) { return std::find(list.begin(), list.end(), value) != list.end(); }
+bool Contains(const std::vector<int>& list, int value) {
+  return std::find(list.begin(), list.end(), value) != list.end();
+}
 
 // Equal in SQL, NULL equal to NULL.
 std::string Same(const Field& field, const std::string& stored, const std::string& given) {
-  if (field.type.family == TypeFamily::kJson && !field.type.array) return StrCat(stored, "::jsonb IS NOT DISTINCT FROM ", given, "::jsonb");
+  if (field.type.family == TypeFamily::kJson && !field.type.array)
+    return StrCat(stored, "::jsonb IS NOT DISTINCT FROM ", given, "::jsonb");
   const std::string cast = StrCat(given, "::", CastName(field.type));
-  if (field.type.family == TypeFamily::kOther || field.type.family == TypeFamily::kJson) return StrCat(stored, "::text IS NOT DISTINCT FROM (", cast, ")::text");
+  if (field.type.family == TypeFamily::kOther || field.type.family == TypeFamily::kJson)
+    return StrCat(stored, "::text IS NOT DISTINCT FROM (", cast, ")::text");
   return StrCat(stored, " IS NOT DISTINCT FROM ", cast);
 }
 
 class MergeRun {
  public:
-  MergeRun(Runner& runner, const Resource& resource, const catalog::Model& model, const CallContext& context, AccessPtr access, const MergeRows& rows,
-           const MergeOptions& options, const MergeExtra& extra)
-      : runner_(runner), resource_(resource), model_(model), context_(context), access_(std::move(access)), rows_(rows), options_(options), extra_(extra) {}
+  MergeRun(Runner& runner, const Resource& resource, const catalog::Model& model, const CallContext& context,
+           AccessPtr access, const MergeRows& rows, const MergeOptions& options, const MergeExtra& extra)
+      : runner_(runner),
+        resource_(resource),
+        model_(model),
+        context_(context),
+        access_(std::move(access)),
+        rows_(rows),
+        options_(options),
+        extra_(extra) {}
 
   awaitable<absl::StatusOr<MergeOutcome>> Run() {
     CO_RETURN_IF_ERROR(Prepare());
@@ -74,7 +89,8 @@ class MergeRun {
         bool failed = false;
         for (const auto& errors : out_.result.errors) failed |= !errors.empty();
         const bool undo = failed || options_.validate_only;
-        const auto ended = co_await runner_.Run(undo ? "ROLLBACK TO SAVEPOINT mainstay_merge" : "RELEASE SAVEPOINT mainstay_merge", postgres::Params());
+        const auto ended = co_await runner_.Run(
+            undo ? "ROLLBACK TO SAVEPOINT mainstay_merge" : "RELEASE SAVEPOINT mainstay_merge", postgres::Params());
         if (!ended.ok()) co_return ended.status();
       }
     }
@@ -99,7 +115,9 @@ class MergeRun {
     out_.keys.assign(n, {});
     all_tenants_ = context_.principal.tenant == kAllTenants;
     if (resource_.read_only) return MakeProblem("forbidden", "this resource can't be written");
-    const Action needed = options_.mode == MergeMode::kUpdate ? Action::kUpdate : options_.mode == MergeMode::kDelete ? Action::kDelete : Action::kCreate;
+    const Action needed = options_.mode == MergeMode::kUpdate   ? Action::kUpdate
+                          : options_.mode == MergeMode::kDelete ? Action::kDelete
+                                                                : Action::kCreate;
     if (!access_->can(needed) && !(options_.mode == MergeMode::kUpsert && access_->can(Action::kUpdate)))
       return MakeProblem("forbidden", "this change is not allowed");
 
@@ -127,15 +145,19 @@ class MergeRun {
     if (!options_.status_field.empty()) status_ = position(options_.status_field, "status_field");
     if (!wrong.empty()) return MakeProblem("validation-failed", "a field does not exist", std::move(wrong));
 
-    if (all_tenants_ && resource_.tenant >= 0 && Contains(columns_, resource_.tenant) && !Contains(key_, resource_.tenant)) key_.push_back(resource_.tenant);
+    if (all_tenants_ && resource_.tenant >= 0 && Contains(columns_, resource_.tenant) &&
+        !Contains(key_, resource_.tenant))
+      key_.push_back(resource_.tenant);
     have_key_ = std::all_of(key_.begin(), key_.end(), [&](int p) { return Contains(columns_, p) || IsOwnTenant(p); });
     if (!have_key_ && options_.mode != MergeMode::kCreate) {
       for (int p : key_)
-        if (!Contains(columns_, p) && !IsOwnTenant(p)) wrong.push_back(Error(resource_.fields[p].name, "required", "it identifies the row"));
+        if (!Contains(columns_, p) && !IsOwnTenant(p))
+          wrong.push_back(Error(resource_.fields[p].name, "required", "it identifies the row"));
       return MakeProblem("validation-failed", "what identifies a row is missing", std::move(wrong));
     }
     FindConflictTarget();
-    if (have_key_ && conflict_.empty()) return MakeProblem("validation-failed", "the key is neither the primary key nor a unique key");
+    if (have_key_ && conflict_.empty())
+      return MakeProblem("validation-failed", "the key is neither the primary key nor a unique key");
 
     for (size_t c = 0; c < columns_.size(); ++c) {
       const Field& field = resource_.fields[columns_[c]];
@@ -149,7 +171,8 @@ class MergeRun {
       if (field.position == resource_.tenant && !all_tenants_ && !is_key) {
         // Their own tenant may be said, another one is none of theirs.
         for (size_t i = 0; i < n; ++i)
-          if (rows_.rows[i][c] != context_.principal.tenant) out_.result.errors[i].push_back(Error(field.name, "read_only", "may not be written"));
+          if (rows_.rows[i][c] != context_.principal.tenant)
+            out_.result.errors[i].push_back(Error(field.name, "read_only", "may not be written"));
       }
     }
     if (!wrong.empty()) return MakeProblem("validation-failed", "a field can't be written", std::move(wrong));
@@ -158,13 +181,15 @@ class MergeRun {
     std::unordered_map<std::string, size_t> seen;
     for (size_t i = 0; i < n; ++i) {
       std::vector<FieldError>& errors = out_.result.errors[i];
-      if (rows_.rows[i].size() != columns_.size()) return absl::InvalidArgumentError("a row has another number of cells than there are fields");
+      if (rows_.rows[i].size() != columns_.size())
+        return absl::InvalidArgumentError("a row has another number of cells than there are fields");
       values_[i].resize(columns_.size());
       for (size_t c = 0; c < columns_.size(); ++c) {
         const Field& field = resource_.fields[columns_[c]];
         const auto& cell = rows_.rows[i][c];
         if (!cell.has_value()) {
-          if (!field.nullable || field.required || Contains(key_, field.position)) errors.push_back(Error(field.name, "required", "may not be null"));
+          if (!field.nullable || field.required || Contains(key_, field.position))
+            errors.push_back(Error(field.name, "required", "may not be null"));
           continue;
         }
         if (options_.mode == MergeMode::kDelete && !Contains(key_, field.position)) continue;
@@ -173,9 +198,12 @@ class MergeRun {
       if (have_key_ && errors.empty()) {
         std::string identity;
         for (int p : key_)
-          if (const auto* value = Value(i, p)) StrAppend(&identity, value->value_or("").size(), ":", value->value_or(""));
+          if (const auto* value = Value(i, p))
+            StrAppend(&identity, value->value_or("").size(), ":", value->value_or(""));
         const auto [it, fresh] = seen.emplace(std::move(identity), i);
-        if (!fresh) errors.push_back(Error(resource_.fields[key_[0]].name, "duplicate_key", StrCat("the same key as row ", it->second + 1)));
+        if (!fresh)
+          errors.push_back(
+              Error(resource_.fields[key_[0]].name, "duplicate_key", StrCat("the same key as row ", it->second + 1)));
       }
     }
     return absl::OkStatus();
@@ -211,20 +239,24 @@ class MergeRun {
     std::vector<FieldError> errors;
     for (const Field& field : resource_.fields) {
       const int p = field.position;
-      if (p == resource_.version || p == resource_.created_at || p == resource_.updated_at || p == resource_.deleted_at || IsOwnTenant(p)) continue;
+      if (p == resource_.version || p == resource_.created_at || p == resource_.updated_at ||
+          p == resource_.deleted_at || IsOwnTenant(p))
+        continue;
       if (Value(i, p) != nullptr) continue;  // given: NULL was looked at before
       const bool needed = field.required || (!field.nullable && !field.has_default && !field.generated);
       if (needed && !field.hidden) errors.push_back(Error(field.name, "required", "is required"));
     }
     for (size_t c = 0; c < columns_.size(); ++c)
-      if (!creatable_[c] && !IsOwnTenant(columns_[c])) errors.push_back(Error(resource_.fields[columns_[c]].name, "read_only", "may not be written"));
+      if (!creatable_[c] && !IsOwnTenant(columns_[c]))
+        errors.push_back(Error(resource_.fields[columns_[c]].name, "read_only", "may not be written"));
     return errors;
   }
 
   // ---- statements ----
 
   // "unnest($1::text[], …) WITH ORDINALITY AS v(c0, …, n)"; columns by index in columns_, then extra ones.
-  std::string Unnest(SqlBuilder& sql, const std::vector<size_t>& rows, const std::vector<size_t>& columns, const std::vector<std::vector<std::string>>& extra = {}) const {
+  std::string Unnest(SqlBuilder& sql, const std::vector<size_t>& rows, const std::vector<size_t>& columns,
+                     const std::vector<std::vector<std::string>>& extra = {}) const {
     std::string arrays, names;
     const auto add = [&](PgArray array, const std::string& name) {
       StrAppend(&arrays, arrays.empty() ? "" : ", ", sql.Bind(std::move(array).Finish(), "text[]"));
@@ -265,7 +297,8 @@ class MergeRun {
     const std::string from = Unnest(sql, rows, AllColumns());
     for (int p : key_) {
       for (size_t c = 0; c < columns_.size(); ++c)
-        if (columns_[c] == p && !IsOwnTenant(p)) StrAppend(&join, join.empty() ? "" : " AND ", Column("t", resource_.fields[p]), " = ", GivenAs(c));
+        if (columns_[c] == p && !IsOwnTenant(p))
+          StrAppend(&join, join.empty() ? "" : " AND ", Column("t", resource_.fields[p]), " = ", GivenAs(c));
     }
     const std::string tenant = sql.TenantIs("t", resource_);
     if (!tenant.empty()) StrAppend(&join, join.empty() ? "" : " AND ", tenant);
@@ -273,7 +306,8 @@ class MergeRun {
     std::string stale = "false", status = "NULL::text", deleted = "false", version = "''";
     for (size_t c = 0; c < columns_.size(); ++c) {
       const Field& field = resource_.fields[columns_[c]];
-      if (changeable_[c]) StrAppend(&unchanged, unchanged.empty() ? "" : " AND ", Same(field, Column("t", field), Given(c)));
+      if (changeable_[c])
+        StrAppend(&unchanged, unchanged.empty() ? "" : " AND ", Same(field, Column("t", field), Given(c)));
       if (frozen_[c]) StrAppend(&frozen, frozen.empty() ? "" : " AND ", Same(field, Column("t", field), Given(c)));
       if (columns_[c] == stale_) stale = StrCat("COALESCE(", Column("t", field), " >= ", GivenAs(c), ", false)");
     }
@@ -281,23 +315,29 @@ class MergeRun {
     if (extra_.replace) unchanged = "false";
     if (frozen.empty()) frozen = "true";
     if (status_ >= 0) status = StrCat(Column("t", resource_.fields[status_]), "::text");
-    if (resource_.deleted_at >= 0) deleted = StrCat(Column("t", resource_.fields[resource_.deleted_at]), " IS NOT NULL");
+    if (resource_.deleted_at >= 0)
+      deleted = StrCat(Column("t", resource_.fields[resource_.deleted_at]), " IS NOT NULL");
     if (resource_.version >= 0) {
       version = StrCat(Column("t", resource_.fields[resource_.version]), "::text");
     } else if (!resource_.view) {
       version = "t.xmin::text";
     }
     const auto covered = [&](Action action) {
-      if (action == Action::kRead && !access_->can(action)) return std::string("true");  // write-only roles: what they may change is theirs to see
+      if (action == Action::kRead && !access_->can(action))
+        return std::string("true");  // write-only roles: what they may change is theirs to see
       if (!access_->can(action)) return std::string("false");
       const Predicate* rows_of = access_->where(action);
-      return rows_of == nullptr ? std::string("true") : StrCat("COALESCE(", sql.Where("t", resource_, *rows_of), ", false)");
+      return rows_of == nullptr ? std::string("true")
+                                : StrCat("COALESCE(", sql.Where("t", resource_, *rows_of), ", false)");
     };
-    const std::string visible = covered(Action::kRead), permitted = covered(options_.mode == MergeMode::kDelete ? Action::kDelete : Action::kUpdate);
+    const std::string visible = covered(Action::kRead),
+                      permitted = covered(options_.mode == MergeMode::kDelete ? Action::kDelete : Action::kUpdate);
     std::string order;
     for (int p : resource_.key) StrAppend(&order, order.empty() ? "" : ", ", Column("t", resource_.fields[p]));
-    sql.text = StrCat("SELECT v.n", select, ", ", version, ", ", unchanged, ", ", frozen, ", ", stale, ", ", status, ", ", deleted, ", ", visible, ", ", permitted, " FROM ", from, " JOIN ",
-                      TableOf(resource_), " t ON ", join.empty() ? "true" : join, " ORDER BY ", order, resource_.view ? "" : " FOR UPDATE OF t");
+    sql.text =
+        StrCat("SELECT v.n", select, ", ", version, ", ", unchanged, ", ", frozen, ", ", stale, ", ", status, ", ",
+               deleted, ", ", visible, ", ", permitted, " FROM ", from, " JOIN ", TableOf(resource_), " t ON ",
+               join.empty() ? "true" : join, " ORDER BY ", order, resource_.view ? "" : " FOR UPDATE OF t");
     auto result = co_await runner_.Run(std::move(sql.text), std::move(sql.params));
     if (!result.ok()) co_return result.status();
     const Rows& found = **result;
@@ -378,7 +418,8 @@ class MergeRun {
       Fail(i, "", "forbidden", "this record may not be changed");
       return;
     }
-    if (!extra_.expected_versions.empty() && std::find(extra_.expected_versions.begin(), extra_.expected_versions.end(), found.version) == extra_.expected_versions.end()) {
+    if (!extra_.expected_versions.empty() && std::find(extra_.expected_versions.begin(), extra_.expected_versions.end(),
+                                                       found.version) == extra_.expected_versions.end()) {
       out_.precondition_failed = true;
       Fail(i, "", "precondition_failed", "the record has changed");
       return;
@@ -393,7 +434,8 @@ class MergeRun {
     }
     if (found.frozen) {
       for (size_t c = 0; c < columns_.size(); ++c)
-        if (frozen_[c]) Fail(i, resource_.fields[columns_[c]].name, "read_only", "may only be set when the record is created");
+        if (frozen_[c])
+          Fail(i, resource_.fields[columns_[c]].name, "read_only", "may only be set when the record is created");
       return;
     }
     if (found.unchanged) {
@@ -404,9 +446,11 @@ class MergeRun {
       const auto* next = Value(i, status_);
       if (next != nullptr && next->has_value() && !found.status_null && **next != found.status) {
         const auto allowed = options_.transitions.find(found.status);
-        const bool fine = allowed != options_.transitions.end() && std::find(allowed->second.begin(), allowed->second.end(), **next) != allowed->second.end();
+        const bool fine = allowed != options_.transitions.end() &&
+                          std::find(allowed->second.begin(), allowed->second.end(), **next) != allowed->second.end();
         if (!fine) {
-          Fail(i, options_.status_field, "invalid_transition", StrCat("it can't change from ", found.status, " to ", **next));
+          Fail(i, options_.status_field, "invalid_transition",
+               StrCat("it can't change from ", found.status, " to ", **next));
           return;
         }
       }
@@ -441,10 +485,13 @@ class MergeRun {
       const AccessPtr target_access = MakeAccess(model_, *target, context_.principal.roles);
       SqlBuilder sql(model_, context_);
       const std::string from = Unnest(sql, rows, columns);
-      const std::string scope = sql.Scope("t", *target, target_access->can(Action::kRead) ? target_access->where(Action::kRead) : nullptr, Deleted::kHide);
+      const std::string scope =
+          sql.Scope("t", *target, target_access->can(Action::kRead) ? target_access->where(Action::kRead) : nullptr,
+                    Deleted::kHide);
       std::string present;
       for (size_t c : columns) StrAppend(&present, Given(c), " IS NOT NULL AND ");
-      sql.text = StrCat("SELECT v.n FROM ", from, " WHERE ", present, "NOT EXISTS (SELECT FROM ", TableOf(*target), " t WHERE ", join, scope, ")");
+      sql.text = StrCat("SELECT v.n FROM ", from, " WHERE ", present, "NOT EXISTS (SELECT FROM ", TableOf(*target),
+                        " t WHERE ", join, scope, ")");
       auto result = co_await runner_.Run(std::move(sql.text), std::move(sql.params));
       if (!result.ok()) co_return result.status();
       for (int r = 0; r < (*result)->rows(); ++r) {
@@ -476,7 +523,8 @@ class MergeRun {
       add(columns_[c], GivenAs(c));
     }
     const std::string from = Unnest(sql, rows, columns);
-    if (resource_.tenant >= 0 && !all_tenants_) add(resource_.tenant, sql.Tenant(CastName(resource_.fields[resource_.tenant].type)));
+    if (resource_.tenant >= 0 && !all_tenants_)
+      add(resource_.tenant, sql.Tenant(CastName(resource_.fields[resource_.tenant].type)));
     if (resource_.version >= 0 && !resource_.fields[resource_.version].has_default) add(resource_.version, "1");
     for (int p : {resource_.created_at, resource_.updated_at})
       if (p >= 0 && !resource_.fields[p].has_default) add(p, "now()");
@@ -491,7 +539,8 @@ class MergeRun {
       conflict = StrCat(" ON CONFLICT (", conflict, ") DO NOTHING");
     }
     sql.text = names.empty() ? StrCat("INSERT INTO ", TableOf(resource_), " AS t DEFAULT VALUES RETURNING ", returning)
-                             : StrCat("INSERT INTO ", TableOf(resource_), " AS t (", names, ") SELECT ", selected, " FROM ", from, " ORDER BY v.n", conflict, " RETURNING ", returning);
+                             : StrCat("INSERT INTO ", TableOf(resource_), " AS t (", names, ") SELECT ", selected,
+                                      " FROM ", from, " ORDER BY v.n", conflict, " RETURNING ", returning);
     auto result = co_await runner_.Run(std::move(sql.text), std::move(sql.params));
     if (!result.ok()) co_return result.status();
     const Rows& written = **result;
@@ -528,7 +577,9 @@ class MergeRun {
     }
     if (extra_.replace) {
       for (const Field& field : resource_.fields) {
-        if (Contains(columns_, field.position) || Contains(resource_.key, field.position) || field.write_once || !WriteRefusal(resource_, *access_, field, all_tenants_).empty()) continue;
+        if (Contains(columns_, field.position) || Contains(resource_.key, field.position) || field.write_once ||
+            !WriteRefusal(resource_, *access_, field, all_tenants_).empty())
+          continue;
         if (field.position == resource_.tenant) continue;
         assign(field.position, "DEFAULT");
       }
@@ -545,23 +596,29 @@ class MergeRun {
       StrAppend(&join, p > 0 ? " AND " : "", Column("t", field), " = v.e", p, "::", CastName(field.type));
     }
     if (resource_.version >= 0)
-      StrAppend(&join, " AND ", Column("t", resource_.fields[resource_.version]), " = v.e", resource_.key.size(), "::", CastName(resource_.fields[resource_.version].type));
+      StrAppend(&join, " AND ", Column("t", resource_.fields[resource_.version]), " = v.e", resource_.key.size(),
+                "::", CastName(resource_.fields[resource_.version].type));
     if (const std::string tenant = sql.TenantIs("t", resource_); !tenant.empty()) StrAppend(&join, " AND ", tenant);
     if (hard) {
-      sql.text = StrCat("DELETE FROM ", TableOf(resource_), " AS t USING ", from, " WHERE ", join, " RETURNING v.n, true");
+      sql.text =
+          StrCat("DELETE FROM ", TableOf(resource_), " AS t USING ", from, " WHERE ", join, " RETURNING v.n, true");
     } else {
       if (remove) assign(resource_.deleted_at, "now()");
-      if (resource_.version >= 0) assign(resource_.version, StrCat(Column("t", resource_.fields[resource_.version]), " + 1"));
+      if (resource_.version >= 0)
+        assign(resource_.version, StrCat(Column("t", resource_.fields[resource_.version]), " + 1"));
       if (resource_.updated_at >= 0) assign(resource_.updated_at, "now()");
       const Predicate* where = remove ? nullptr : access_->where(Action::kUpdate);
-      const std::string covered = where == nullptr ? "true" : StrCat("COALESCE(", sql.Where("t", resource_, *where), ", false)");
-      sql.text = StrCat("UPDATE ", TableOf(resource_), " AS t SET ", set, " FROM ", from, " WHERE ", join, " RETURNING v.n, ", covered);
+      const std::string covered =
+          where == nullptr ? "true" : StrCat("COALESCE(", sql.Where("t", resource_, *where), ", false)");
+      sql.text = StrCat("UPDATE ", TableOf(resource_), " AS t SET ", set, " FROM ", from, " WHERE ", join,
+                        " RETURNING v.n, ", covered);
     }
     auto result = co_await runner_.Run(std::move(sql.text), std::move(sql.params));
     if (!result.ok()) co_return result.status();
     const Rows& written = **result;
     // Locked rows can't have gone, but a trigger or a rule may have swallowed the change.
-    if (written.rows() != static_cast<int>(rows.size())) co_return MakeProblem("transaction-conflict", "the change collided with others; try again");
+    if (written.rows() != static_cast<int>(rows.size()))
+      co_return MakeProblem("transaction-conflict", "the change collided with others; try again");
     for (int r = 0; r < written.rows(); ++r) {
       const size_t i = rows[static_cast<size_t>(std::stoull(std::string(written.Get(r, 0)))) - 1];
       out_.result.status[i] = remove ? RowStatus::kDeleted : RowStatus::kUpdated;
@@ -592,7 +649,9 @@ class MergeRun {
       const absl::Status status = co_await CheckReferences(writes);
       if (!status.ok()) co_return status;
     }
-    const auto drop_failed = [&](std::vector<size_t>& list) { std::erase_if(list, [&](size_t i) { return !out_.result.errors[i].empty(); }); };
+    const auto drop_failed = [&](std::vector<size_t>& list) {
+      std::erase_if(list, [&](size_t i) { return !out_.result.errors[i].empty(); });
+    };
     drop_failed(inserts);
     drop_failed(changes);
     if (!options_.skip_errors) {
@@ -656,7 +715,8 @@ class MergeRun {
         if (!rows.empty()) open.push_back(std::move(rows));
         continue;
       }
-      if (++redone > kMaxRedo) co_return MakeProblem("transaction-conflict", "the change collided with others; try again");
+      if (++redone > kMaxRedo)
+        co_return MakeProblem("transaction-conflict", "the change collided with others; try again");
       open.push_back(std::move(rows));
     }
     co_return absl::OkStatus();
@@ -667,13 +727,27 @@ class MergeRun {
     for (size_t i = 0; i < result.status.size(); ++i) {
       if (!result.errors[i].empty()) result.status[i] = RowStatus::kError;
       switch (result.status[i]) {
-        case RowStatus::kCreated: ++result.created; break;
-        case RowStatus::kUpdated: ++result.updated; break;
-        case RowStatus::kUnchanged: ++result.unchanged; break;
-        case RowStatus::kDeleted: ++result.deleted; break;
-        case RowStatus::kSkipped: ++result.skipped; break;
-        case RowStatus::kStale: ++result.stale; break;
-        case RowStatus::kError: ++result.error; break;
+        case RowStatus::kCreated:
+          ++result.created;
+          break;
+        case RowStatus::kUpdated:
+          ++result.updated;
+          break;
+        case RowStatus::kUnchanged:
+          ++result.unchanged;
+          break;
+        case RowStatus::kDeleted:
+          ++result.deleted;
+          break;
+        case RowStatus::kSkipped:
+          ++result.skipped;
+          break;
+        case RowStatus::kStale:
+          ++result.stale;
+          break;
+        case RowStatus::kError:
+          ++result.error;
+          break;
       }
     }
   }
@@ -706,7 +780,8 @@ class MergeRun {
 std::string_view WriteRefusal(const Resource& resource, const Access& access, const Field& field, bool all_tenants) {
   const int p = field.position;
   if (field.hidden) return "unknown_field";
-  const bool ours = p == resource.version || p == resource.created_at || p == resource.updated_at || p == resource.deleted_at || (p == resource.tenant && !all_tenants);
+  const bool ours = p == resource.version || p == resource.created_at || p == resource.updated_at ||
+                    p == resource.deleted_at || (p == resource.tenant && !all_tenants);
   if (access.writable[p] && !field.read_only && !field.generated && !ours) return "";
   return access.readable[p] ? "read_only" : "unknown_field";
 }
@@ -726,8 +801,10 @@ std::vector<FieldError> RowErrors(const Resource& resource, const absl::Status& 
   if (state == "23502") code = "required", detail = "may not be null";
   if (state == "22001") code = "too_long", detail = "the text is too long";
   if (state == "22003" || state == "22008") code = "out_of_range", detail = "the value is out of range";
-  if (state == "22P02" || state == "22007" || state == "22023" || state == "22000") code = "invalid_type", detail = "the value does not fit the field's type";
-  if (state == "22021" || state == "22P05") code = "invalid_characters", detail = "the text has characters that can't be stored";
+  if (state == "22P02" || state == "22007" || state == "22023" || state == "22000")
+    code = "invalid_type", detail = "the value does not fit the field's type";
+  if (state == "22021" || state == "22P05")
+    code = "invalid_characters", detail = "the text has characters that can't be stored";
   std::vector<FieldError> out;
   const auto name = [&](int position) {
     const Field& field = resource.fields[position];
@@ -745,19 +822,21 @@ std::vector<FieldError> RowErrors(const Resource& resource, const absl::Status& 
   return out;
 }
 
-awaitable<absl::StatusOr<MergeOutcome>> RunMerge(Runner& runner, const Resource& resource, const catalog::Model& model, const CallContext& context, AccessPtr access,
-                                                 const MergeRows& rows, const MergeOptions& options, const MergeExtra& extra) {
+awaitable<absl::StatusOr<MergeOutcome>> RunMerge(Runner& runner, const Resource& resource, const catalog::Model& model,
+                                                 const CallContext& context, AccessPtr access, const MergeRows& rows,
+                                                 const MergeOptions& options, const MergeExtra& extra) {
   MergeRun run(runner, resource, model, context, std::move(access), rows, options, extra);
   absl::StatusOr<MergeOutcome> outcome = co_await run.Run();
   co_return outcome;
 }
 
-absl::StatusOr<MergeResult> Merge(pqxx::transaction_base& tx, const Resource& resource, const catalog::Model& model, const CallContext& context, const MergeRows& rows,
-                                  const MergeOptions& options) {
+absl::StatusOr<MergeResult> Merge(pqxx::transaction_base& tx, const Resource& resource, const catalog::Model& model,
+                                  const CallContext& context, const MergeRows& rows, const MergeOptions& options) {
   const std::unique_ptr<Runner> runner = OnTransaction(tx);
   const MergeExtra extra;
   AccessPtr access = MakeAccess(model, resource, context.principal.roles);
-  absl::StatusOr<MergeOutcome> outcome = RunBlocking(RunMerge(*runner, resource, model, context, std::move(access), rows, options, extra));
+  absl::StatusOr<MergeOutcome> outcome =
+      RunBlocking(RunMerge(*runner, resource, model, context, std::move(access), rows, options, extra));
   if (!outcome.ok()) return outcome.status();
   return std::move(outcome->result);
 }

@@ -14,7 +14,8 @@
 namespace mainstay::records {
 
 struct MergeExtra {
-  // The caller ends the transaction at once when there are errors (and when only validating): no savepoint is needed for one row.
+  // The caller ends the transaction at once when there are errors (and when only validating): no savepoint is needed
+  // for one row.
   bool caller_rolls_back = false;
   // If-Match: the version the row must have; several: any of them.
   std::vector<std::string> expected_versions;
@@ -24,15 +25,19 @@ struct MergeExtra {
 
 struct MergeOutcome {
   MergeResult result;
-  std::vector<std::vector<std::string>> keys;  // per row, the primary key as PostgreSQL prints it; empty when nothing is there
-  bool precondition_failed = false;            // a row had another version
+  std::vector<std::vector<std::string>>
+      keys;                          // per row, the primary key as PostgreSQL prints it; empty when nothing is there
+  bool precondition_failed = false;  // a row had another version
 };
 
-boost::asio::awaitable<absl::StatusOr<MergeOutcome>> RunMerge(Runner& runner, const catalog::Resource& resource, const catalog::Model& model, const CallContext& context,
-                                                              AccessPtr access, const MergeRows& rows, const MergeOptions& options, const MergeExtra& extra);
+boost::asio::awaitable<absl::StatusOr<MergeOutcome>> RunMerge(Runner& runner, const catalog::Resource& resource,
+                                                              const catalog::Model& model, const CallContext& context,
+                                                              AccessPtr access, const MergeRows& rows,
+                                                              const MergeOptions& options, const MergeExtra& extra);
 
 // Why clients may not set this field, "" when they may: "unknown_field" (also what they may not see) or "read_only".
-std::string_view WriteRefusal(const catalog::Resource& resource, const Access& access, const catalog::Field& field, bool all_tenants);
+std::string_view WriteRefusal(const catalog::Resource& resource, const Access& access, const catalog::Field& field,
+                              bool all_tenants);
 
 // What PostgreSQL refused about one row, in the user's names. Empty: not about a row.
 std::vector<FieldError> RowErrors(const catalog::Resource& resource, const absl::Status& status);

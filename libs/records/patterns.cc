@@ -24,7 +24,8 @@ int CompareDecimals(std::string_view a, std::string_view b) {
   }
   const auto split = [](std::string_view text) {
     const size_t point = text.find('.');
-    return std::pair(text.substr(0, point), point == std::string_view::npos ? std::string_view() : text.substr(point + 1));
+    return std::pair(text.substr(0, point),
+                     point == std::string_view::npos ? std::string_view() : text.substr(point + 1));
   };
   const auto [whole_a, rest_a] = split(a);
   const auto [whole_b, rest_b] = split(b);

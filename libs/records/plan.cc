@@ -24,8 +24,12 @@ std::string Quote(std::string_view identifier) {
   return out + "\"";
 }
 
-std::string TableOf(const Resource& resource) { return StrCat(Quote(resource.schema), ".", Quote(resource.table)); }
-std::string Column(const std::string& alias, const Field& field) { return StrCat(alias, ".", Quote(field.column)); }
+std::string TableOf(const Resource& resource) {
+  return StrCat(Quote(resource.schema), ".", Quote(resource.table));
+}
+std::string Column(const std::string& alias, const Field& field) {
+  return StrCat(alias, ".", Quote(field.column));
+}
 
 std::string SqlBuilder::Bind(std::optional<std::string> value, std::string_view cast) {
   params.push_back(std::move(value));
@@ -60,11 +64,13 @@ std::string SqlBuilder::TenantIs(const std::string& alias, const Resource& resou
   return StrCat(Column(alias, field), " = ", Tenant(CastName(field.type)));
 }
 
-std::string SqlBuilder::Scope(const std::string& alias, const Resource& resource, const Predicate* rows, Deleted deleted) {
+std::string SqlBuilder::Scope(const std::string& alias, const Resource& resource, const Predicate* rows,
+                              Deleted deleted) {
   std::string out = TenantIs(alias, resource);
   const auto add = [&](const std::string& condition) { StrAppend(&out, out.empty() ? "" : " AND ", condition); };
   if (resource.deleted_at >= 0 && deleted != Deleted::kInclude)
-    add(StrCat(Column(alias, resource.fields[resource.deleted_at]), deleted == Deleted::kHide ? " IS NULL" : " IS NOT NULL"));
+    add(StrCat(Column(alias, resource.fields[resource.deleted_at]),
+               deleted == Deleted::kHide ? " IS NULL" : " IS NOT NULL"));
   if (rows != nullptr) add(Where(alias, resource, *rows));
   return out.empty() ? "true" : out;
 }
@@ -97,7 +103,9 @@ std::string SqlBuilder::Condition(const std::string& alias, const Resource& reso
     PgArray array;
     for (const Operand& operand : predicate.operands) {
       if (operand.kind != Operand::Kind::kText) reusable = false;
-      array.Add(operand.kind == Operand::Kind::kTenant ? context_.principal.tenant : operand.kind == Operand::Kind::kSubject ? context_.principal.subject : operand.text);
+      array.Add(operand.kind == Operand::Kind::kTenant    ? context_.principal.tenant
+                : operand.kind == Operand::Kind::kSubject ? context_.principal.subject
+                                                          : operand.text);
     }
     return Bind(std::move(array).Finish(), element + "[]");
   };
@@ -152,19 +160,23 @@ std::string SqlBuilder::Related(const std::string& alias, const Resource& resour
     const std::string through = NewAlias();
     StrAppend(&from, " JOIN ", relation.through, " ", through, " ON true");
     for (size_t i = 0; i < relation.through_target_columns.size(); ++i)
-      StrAppend(&from, " AND ", through, ".", Quote(relation.through_target_columns[i]), " = ", inner, ".", Quote(relation.target_columns[i]));
+      StrAppend(&from, " AND ", through, ".", Quote(relation.through_target_columns[i]), " = ", inner, ".",
+                Quote(relation.target_columns[i]));
     for (size_t i = 0; i < relation.through_columns.size(); ++i)
-      StrAppend(&join, i > 0 ? " AND " : "", through, ".", Quote(relation.through_columns[i]), " = ", alias, ".", Quote(relation.columns[i]));
+      StrAppend(&join, i > 0 ? " AND " : "", through, ".", Quote(relation.through_columns[i]), " = ", alias, ".",
+                Quote(relation.columns[i]));
   } else {
     for (size_t i = 0; i < relation.columns.size(); ++i)
-      StrAppend(&join, i > 0 ? " AND " : "", inner, ".", Quote(relation.target_columns[i]), " = ", alias, ".", Quote(relation.columns[i]));
+      StrAppend(&join, i > 0 ? " AND " : "", inner, ".", Quote(relation.target_columns[i]), " = ", alias, ".",
+                Quote(relation.columns[i]));
   }
   const Predicate* rows = predicate.target_access == nullptr ? nullptr : predicate.target_access->where(Action::kRead);
   const std::string scope = Scope(inner, target, rows, Deleted::kHide);
   std::string condition = predicate.children.empty() ? "true" : Where(inner, target, predicate.children[0]);
   // "every" of rows that do not answer the question (NULL) is not every.
   if (predicate.quantifier == Quantifier::kEvery) condition = StrCat("(", condition, ") IS NOT TRUE");
-  return StrCat(predicate.quantifier == Quantifier::kSome ? "EXISTS" : "NOT EXISTS", " (SELECT FROM ", from, " WHERE ", join, " AND ", scope, " AND (", condition, "))");
+  return StrCat(predicate.quantifier == Quantifier::kSome ? "EXISTS" : "NOT EXISTS", " (SELECT FROM ", from, " WHERE ",
+                join, " AND ", scope, " AND (", condition, "))");
 }
 
 std::string SqlBuilder::Where(const std::string& alias, const Resource& resource, const Predicate& predicate) {
@@ -175,7 +187,8 @@ std::string SqlBuilder::Where(const std::string& alias, const Resource& resource
       if (predicate.children.empty()) return all ? "true" : "false";
       if (predicate.children.size() == 1) return Where(alias, resource, predicate.children[0]);
       std::string out = "(";
-      for (size_t i = 0; i < predicate.children.size(); ++i) StrAppend(&out, i > 0 ? (all ? " AND " : " OR ") : "", Where(alias, resource, predicate.children[i]));
+      for (size_t i = 0; i < predicate.children.size(); ++i)
+        StrAppend(&out, i > 0 ? (all ? " AND " : " OR ") : "", Where(alias, resource, predicate.children[i]));
       return out + ")";
     }
     case Predicate::Kind::kNot:
@@ -191,7 +204,8 @@ std::string SqlBuilder::Where(const std::string& alias, const Resource& resource
 std::vector<int> FieldsOfColumns(const Resource& resource, const std::vector<std::string>& columns) {
   std::vector<int> out;
   for (const std::string& column : columns) {
-    const auto it = std::find_if(resource.fields.begin(), resource.fields.end(), [&](const Field& field) { return field.column == column; });
+    const auto it = std::find_if(resource.fields.begin(), resource.fields.end(),
+                                 [&](const Field& field) { return field.column == column; });
     if (it == resource.fields.end()) return {};
     out.push_back(it->position);
   }
@@ -217,12 +231,15 @@ Columns ColumnsOf(const ListQuery& query, bool version) {
 
 std::string SelectList(const std::string& alias, const Resource& resource, const Columns& columns) {
   std::string out;
-  for (size_t i = 0; i < columns.fields.size(); ++i) StrAppend(&out, i > 0 ? ", " : "", Column(alias, resource.fields[columns.fields[i]]));
-  if (columns.version >= static_cast<int>(columns.fields.size())) StrAppend(&out, out.empty() ? "" : ", ", alias, ".xmin");
+  for (size_t i = 0; i < columns.fields.size(); ++i)
+    StrAppend(&out, i > 0 ? ", " : "", Column(alias, resource.fields[columns.fields[i]]));
+  if (columns.version >= static_cast<int>(columns.fields.size()))
+    StrAppend(&out, out.empty() ? "" : ", ", alias, ".xmin");
   return out;
 }
 
-std::string OrderBy(const std::string& alias, const Resource& resource, const std::vector<SortKey>& sort, bool reverse) {
+std::string OrderBy(const std::string& alias, const Resource& resource, const std::vector<SortKey>& sort,
+                    bool reverse) {
   std::string out;
   for (const SortKey& key : sort) {
     const bool descending = key.descending != reverse;
@@ -233,7 +250,8 @@ std::string OrderBy(const std::string& alias, const Resource& resource, const st
   return out;
 }
 
-std::string After(SqlBuilder& sql, const std::string& alias, const Resource& resource, const std::vector<SortKey>& sort, const Position& position) {
+std::string After(SqlBuilder& sql, const std::string& alias, const Resource& resource, const std::vector<SortKey>& sort,
+                  const Position& position) {
   struct Key {
     std::string column, value;  // value: "$n::type"; empty: NULL
     bool descending, nulls_last, nullable;
@@ -268,12 +286,14 @@ std::string After(SqlBuilder& sql, const std::string& alias, const Resource& res
       if (key.nullable && key.nulls_last) behind = StrCat("(", behind, " OR ", key.column, " IS NULL)");
     }
     StrAppend(&out, out.empty() ? "" : " OR ", equal.empty() ? behind : StrCat("(", equal, " AND ", behind, ")"));
-    StrAppend(&equal, equal.empty() ? "" : " AND ", key.column, key.value.empty() ? " IS NULL" : StrCat(" = ", key.value));
+    StrAppend(&equal, equal.empty() ? "" : " AND ", key.column,
+              key.value.empty() ? " IS NULL" : StrCat(" = ", key.value));
   }
   out = StrCat("(", out, ")");
   const Key& first = keys[0];
   // The bound that lets an index start at the right place.
-  if (!first.nullable && !first.value.empty()) out = StrCat(first.column, first.descending ? " <= " : " >= ", first.value, " AND ", out);
+  if (!first.nullable && !first.value.empty())
+    out = StrCat(first.column, first.descending ? " <= " : " >= ", first.value, " AND ", out);
   return out;
 }
 
@@ -288,14 +308,15 @@ std::string Conditions(SqlBuilder& sql, const std::string& alias, const ListQuer
 }
 }  // namespace
 
-void BuildPage(SqlBuilder& sql, const ListQuery& query, const Columns& columns, const Position* position, bool limited) {
+void BuildPage(SqlBuilder& sql, const ListQuery& query, const Columns& columns, const Position* position,
+               bool limited) {
   const Resource& resource = *query.resource;
   const std::string alias = sql.NewAlias();
   const bool reverse = position != nullptr && position->backward;
   std::string where = Conditions(sql, alias, query);
   if (position != nullptr) StrAppend(&where, " AND ", After(sql, alias, resource, query.sort, *position));
-  StrAppend(&sql.text, "SELECT ", SelectList(alias, resource, columns), " FROM ", TableOf(resource), " ", alias, " WHERE ", where, " ORDER BY ",
-            OrderBy(alias, resource, query.sort, reverse));
+  StrAppend(&sql.text, "SELECT ", SelectList(alias, resource, columns), " FROM ", TableOf(resource), " ", alias,
+            " WHERE ", where, " ORDER BY ", OrderBy(alias, resource, query.sort, reverse));
   // As a constant: a limit that the planner can't see makes it sort the table.
   if (limited) StrAppend(&sql.text, " LIMIT ", query.limit + 1);
   if (query.offset > 0) StrAppend(&sql.text, " OFFSET ", sql.Bind(StrCat(query.offset), "bigint"));
@@ -304,7 +325,8 @@ void BuildPage(SqlBuilder& sql, const ListQuery& query, const Columns& columns, 
 void BuildCount(SqlBuilder& sql, const ListQuery& query, int64_t cap) {
   const std::string alias = sql.NewAlias();
   const std::string where = Conditions(sql, alias, query);
-  StrAppend(&sql.text, "SELECT count(*) FROM (SELECT FROM ", TableOf(*query.resource), " ", alias, " WHERE ", where, " LIMIT ", cap + 1, ") s");
+  StrAppend(&sql.text, "SELECT count(*) FROM (SELECT FROM ", TableOf(*query.resource), " ", alias, " WHERE ", where,
+            " LIMIT ", cap + 1, ") s");
 }
 
 void BuildEstimate(SqlBuilder& sql, const ListQuery& query) {
@@ -313,7 +335,8 @@ void BuildEstimate(SqlBuilder& sql, const ListQuery& query) {
   StrAppend(&sql.text, "EXPLAIN (FORMAT JSON) SELECT FROM ", TableOf(*query.resource), " ", alias, " WHERE ", where);
 }
 
-void BuildRelated(SqlBuilder& sql, const Resource& parent, const Expansion& expansion, const Columns& columns, std::vector<std::string> keys) {
+void BuildRelated(SqlBuilder& sql, const Resource& parent, const Expansion& expansion, const Columns& columns,
+                  std::vector<std::string> keys) {
   const Relation& relation = *expansion.relation;
   const ListQuery& query = *expansion.query;
   const Resource& target = *query.resource;
@@ -329,24 +352,31 @@ void BuildRelated(SqlBuilder& sql, const Resource& parent, const Expansion& expa
     const std::string through = sql.NewAlias();
     StrAppend(&from, " JOIN ", relation.through, " ", through, " ON true");
     for (size_t i = 0; i < relation.through_target_columns.size(); ++i)
-      StrAppend(&from, " AND ", through, ".", Quote(relation.through_target_columns[i]), " = ", alias, ".", Quote(relation.target_columns[i]));
-    for (size_t i = 0; i < relation.through_columns.size(); ++i) StrAppend(&join, i > 0 ? " AND " : "", through, ".", Quote(relation.through_columns[i]), " = p.k", i);
+      StrAppend(&from, " AND ", through, ".", Quote(relation.through_target_columns[i]), " = ", alias, ".",
+                Quote(relation.target_columns[i]));
+    for (size_t i = 0; i < relation.through_columns.size(); ++i)
+      StrAppend(&join, i > 0 ? " AND " : "", through, ".", Quote(relation.through_columns[i]), " = p.k", i);
   } else {
-    for (size_t i = 0; i < relation.target_columns.size(); ++i) StrAppend(&join, i > 0 ? " AND " : "", alias, ".", Quote(relation.target_columns[i]), " = p.k", i);
+    for (size_t i = 0; i < relation.target_columns.size(); ++i)
+      StrAppend(&join, i > 0 ? " AND " : "", alias, ".", Quote(relation.target_columns[i]), " = p.k", i);
   }
   const std::string where = Conditions(sql, alias, query);
   const std::string parents = StrCat("unnest(", arrays, ") WITH ORDINALITY AS p(", names, "n)");
   if (relation.kind == Relation::Kind::kToOne) {
-    StrAppend(&sql.text, "SELECT p.n, ", SelectList(alias, target, columns), " FROM ", parents, " JOIN ", from, " ON ", join, " WHERE ", where);
+    StrAppend(&sql.text, "SELECT p.n, ", SelectList(alias, target, columns), " FROM ", parents, " JOIN ", from, " ON ",
+              join, " WHERE ", where);
     return;
   }
   std::string inner, outer;
   for (int i = 0; i < columns.count; ++i) StrAppend(&outer, ", s.c", i);
-  for (size_t i = 0; i < columns.fields.size(); ++i) StrAppend(&inner, Column(alias, target.fields[columns.fields[i]]), " AS c", i, ", ");
-  if (columns.count > static_cast<int>(columns.fields.size())) StrAppend(&inner, alias, ".xmin AS c", columns.count - 1, ", ");
+  for (size_t i = 0; i < columns.fields.size(); ++i)
+    StrAppend(&inner, Column(alias, target.fields[columns.fields[i]]), " AS c", i, ", ");
+  if (columns.count > static_cast<int>(columns.fields.size()))
+    StrAppend(&inner, alias, ".xmin AS c", columns.count - 1, ", ");
   const std::string order = OrderBy(alias, target, query.sort, false);
-  StrAppend(&sql.text, "SELECT p.n", outer, " FROM ", parents, " CROSS JOIN LATERAL (SELECT ", inner, "row_number() OVER (ORDER BY ", order, ") AS r FROM ", from, " WHERE ", join,
-            " AND ", where, " ORDER BY ", order, " LIMIT ", query.limit + 1, ") s ORDER BY p.n, s.r");
+  StrAppend(&sql.text, "SELECT p.n", outer, " FROM ", parents, " CROSS JOIN LATERAL (SELECT ", inner,
+            "row_number() OVER (ORDER BY ", order, ") AS r FROM ", from, " WHERE ", join, " AND ", where, " ORDER BY ",
+            order, " LIMIT ", query.limit + 1, ") s ORDER BY p.n, s.r");
 }
 
 void BuildGet(SqlBuilder& sql, const ListQuery& query, const Columns& columns, const std::vector<std::string>& key) {
@@ -358,7 +388,8 @@ void BuildGet(SqlBuilder& sql, const ListQuery& query, const Columns& columns, c
     StrAppend(&where, Column(alias, field), " = ", sql.Bind(key[i], CastName(field.type)), " AND ");
   }
   where += sql.Scope(alias, resource, query.access->where(Action::kRead), query.deleted);
-  StrAppend(&sql.text, "SELECT ", SelectList(alias, resource, columns), " FROM ", TableOf(resource), " ", alias, " WHERE ", where);
+  StrAppend(&sql.text, "SELECT ", SelectList(alias, resource, columns), " FROM ", TableOf(resource), " ", alias,
+            " WHERE ", where);
 }
 
 }  // namespace mainstay::records

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Internal: resolved queries as SQL. Identifiers come from the catalog and are quoted; every value is a bind parameter.
 //
-// Each statement over a resource gets the caller's scope (Scope): the tenant, the rows its roles cover, and that deleted rows are gone. There is no other way here to name a table.
+// Each statement over a resource gets the caller's scope (Scope): the tenant, the rows its roles cover, and that
+// deleted rows are gone. There is no other way here to name a table.
 #pragma once
 
 #include <memory>
@@ -36,8 +37,10 @@ class SqlBuilder {
   std::string NewAlias() { return "t" + std::to_string(aliases_++); }
 
   // Conditions, to be ANDed: "t0.\"tenant_id\" = $1::text AND …"; "true" when there is nothing to restrict.
-  std::string Scope(const std::string& alias, const catalog::Resource& resource, const Predicate* rows, Deleted deleted);
-  std::string TenantIs(const std::string& alias, const catalog::Resource& resource);  // "" for resources without or principals of all
+  std::string Scope(const std::string& alias, const catalog::Resource& resource, const Predicate* rows,
+                    Deleted deleted);
+  std::string TenantIs(const std::string& alias,
+                       const catalog::Resource& resource);  // "" for resources without or principals of all
   std::string Where(const std::string& alias, const catalog::Resource& resource, const Predicate& predicate);
   bool all_tenants() const { return context_.principal.tenant == kAllTenants; }
 
@@ -58,9 +61,9 @@ std::string Column(const std::string& alias, const catalog::Field& field);
 
 // Where each field stands in the result of a SELECT; -1: not selected.
 struct Columns {
-  std::vector<int> fields;    // in select order
-  std::vector<int> at;        // by field position
-  int version = -1;           // column of the row's version as text (the version field, or xmin of a table without one)
+  std::vector<int> fields;  // in select order
+  std::vector<int> at;      // by field position
+  int version = -1;         // column of the row's version as text (the version field, or xmin of a table without one)
   int count = 0;
   explicit Columns(const catalog::Resource& resource) : at(resource.fields.size(), -1) {}
   void Add(int position) {
@@ -69,10 +72,12 @@ struct Columns {
     fields.push_back(position);
   }
 };
-// Everything that a level of the answer needs: shown fields, key, sort keys, the columns its expansions start from. With the version when asked.
+// Everything that a level of the answer needs: shown fields, key, sort keys, the columns its expansions start from.
+// With the version when asked.
 Columns ColumnsOf(const ListQuery& query, bool version);
 std::string SelectList(const std::string& alias, const catalog::Resource& resource, const Columns& columns);
-std::string OrderBy(const std::string& alias, const catalog::Resource& resource, const std::vector<SortKey>& sort, bool reverse);
+std::string OrderBy(const std::string& alias, const catalog::Resource& resource, const std::vector<SortKey>& sort,
+                    bool reverse);
 
 // The values of the last row a client has seen, as PostgreSQL printed them.
 struct Position {
@@ -80,15 +85,18 @@ struct Position {
   std::vector<std::optional<std::string>> values;  // as many as sort keys
 };
 // The rows behind the position, in the order of `sort` (or before it, when backward).
-std::string After(SqlBuilder& sql, const std::string& alias, const catalog::Resource& resource, const std::vector<SortKey>& sort, const Position& position);
+std::string After(SqlBuilder& sql, const std::string& alias, const catalog::Resource& resource,
+                  const std::vector<SortKey>& sort, const Position& position);
 
 // A page of the top level: `limit` + 1 rows. Reversed when the position looks backward.
 void BuildPage(SqlBuilder& sql, const ListQuery& query, const Columns& columns, const Position* position, bool limited);
 // The same rows without order, for counting: "SELECT count(*) FROM (SELECT 1 FROM … LIMIT cap + 1) s".
 void BuildCount(SqlBuilder& sql, const ListQuery& query, int64_t cap);
 void BuildEstimate(SqlBuilder& sql, const ListQuery& query);
-// The rows of one relation for many parents: keys as one array per column; the first column of the result is the parent's ordinal, from 1.
-void BuildRelated(SqlBuilder& sql, const catalog::Resource& parent, const Expansion& expansion, const Columns& columns, std::vector<std::string> keys);
+// The rows of one relation for many parents: keys as one array per column; the first column of the result is the
+// parent's ordinal, from 1.
+void BuildRelated(SqlBuilder& sql, const catalog::Resource& parent, const Expansion& expansion, const Columns& columns,
+                  std::vector<std::string> keys);
 // One row by its key.
 void BuildGet(SqlBuilder& sql, const ListQuery& query, const Columns& columns, const std::vector<std::string>& key);
 

@@ -28,7 +28,8 @@ FieldError At(std::string_view place, std::string_view code, std::string_view de
           .detail = std::string(detail)};
 }
 absl::Status Unknown(std::string_view place) {
-  return MakeProblem("unknown-field", "a field or relation of the query does not exist", {At(place, "unknown_field", "no such field")});
+  return MakeProblem("unknown-field", "a field or relation of the query does not exist",
+                     {At(place, "unknown_field", "no such field")});
 }
 absl::Status Invalid(std::string_view place, std::string_view code, std::string_view detail) {
   return MakeProblem("filter-invalid", detail, {At(place, code, detail)});
@@ -42,19 +43,40 @@ struct OpName {
   Op op;
 };
 constexpr OpName kOps[] = {
-    {"eq", Op::kEq}, {"ne", Op::kNe}, {"gt", Op::kGt}, {"gte", Op::kGte}, {"lt", Op::kLt}, {"lte", Op::kLte}, {"in", Op::kIn}, {"nin", Op::kNin},
-    {"is_null", Op::kIsNull}, {"distinct_from", Op::kDistinctFrom}, {"like", Op::kLike}, {"ilike", Op::kIlike}, {"starts_with", Op::kLike},
-    {"contains", Op::kLike}, {"icontains", Op::kIlike}, {"has", Op::kHas}, {"has_any", Op::kHasAny}, {"has_all", Op::kHasAll}, {"overlaps", Op::kOverlaps},
+    {"eq", Op::kEq},
+    {"ne", Op::kNe},
+    {"gt", Op::kGt},
+    {"gte", Op::kGte},
+    {"lt", Op::kLt},
+    {"lte", Op::kLte},
+    {"in", Op::kIn},
+    {"nin", Op::kNin},
+    {"is_null", Op::kIsNull},
+    {"distinct_from", Op::kDistinctFrom},
+    {"like", Op::kLike},
+    {"ilike", Op::kIlike},
+    {"starts_with", Op::kLike},
+    {"contains", Op::kLike},
+    {"icontains", Op::kIlike},
+    {"has", Op::kHas},
+    {"has_any", Op::kHasAny},
+    {"has_all", Op::kHasAll},
+    {"overlaps", Op::kOverlaps},
 };
 
-bool IsComparable(TypeFamily family) { return family != TypeFamily::kJson && family != TypeFamily::kOther; }
-bool IsOrdered(TypeFamily family) { return IsComparable(family) && family != TypeFamily::kBool && family != TypeFamily::kBytes && family != TypeFamily::kRange; }
+bool IsComparable(TypeFamily family) {
+  return family != TypeFamily::kJson && family != TypeFamily::kOther;
+}
+bool IsOrdered(TypeFamily family) {
+  return IsComparable(family) && family != TypeFamily::kBool && family != TypeFamily::kBytes &&
+         family != TypeFamily::kRange;
+}
 
 bool Allowed(const ColumnType& type, Op op) {
   if (op == Op::kIsNull) return true;
   if (type.array) {
-    return IsComparable(type.family) &&
-           (op == Op::kEq || op == Op::kNe || op == Op::kDistinctFrom || op == Op::kHas || op == Op::kHasAny || op == Op::kHasAll || op == Op::kOverlaps);
+    return IsComparable(type.family) && (op == Op::kEq || op == Op::kNe || op == Op::kDistinctFrom || op == Op::kHas ||
+                                         op == Op::kHasAny || op == Op::kHasAll || op == Op::kOverlaps);
   }
   switch (op) {
     case Op::kEq:
@@ -104,10 +126,12 @@ std::string_view PatternProblem(std::string_view pattern) {
 
 class FilterResolver {
  public:
-  FilterResolver(const Model& model, const std::function<AccessPtr(const Resource&)>& access_of, int* leaves, std::string* shape, bool* indexed)
+  FilterResolver(const Model& model, const std::function<AccessPtr(const Resource&)>& access_of, int* leaves,
+                 std::string* shape, bool* indexed)
       : model_(model), access_of_(access_of), leaves_(leaves), shape_(shape), indexed_(indexed) {}
 
-  absl::StatusOr<Predicate> Resolve(const Resource& resource, const Access* access, const common::v1::Filter& filter, int depth) {
+  absl::StatusOr<Predicate> Resolve(const Resource& resource, const Access* access, const common::v1::Filter& filter,
+                                    int depth) {
     if (depth > 12) return MakeProblem("filter-invalid", "the filter is nested too deep");
     Predicate out;
     switch (filter.kind_case()) {
@@ -138,12 +162,17 @@ class FilterResolver {
       case common::v1::Filter::kRelated: {
         const auto& related = filter.related();
         ASSIGN_OR_RETURN(out, Related(resource, access, related.relation(), related.place()));
-        if (out.relation->kind == Relation::Kind::kToOne) return Invalid(related.place(), "operator_not_allowed", "some, none and every are for lists");
-        out.quantifier = related.quantifier() == "none" ? Quantifier::kNone : related.quantifier() == "every" ? Quantifier::kEvery : Quantifier::kSome;
-        if (out.quantifier == Quantifier::kSome && related.quantifier() != "some") return Invalid(related.place(), "operator_unknown", "some, none or every expected");
+        if (out.relation->kind == Relation::Kind::kToOne)
+          return Invalid(related.place(), "operator_not_allowed", "some, none and every are for lists");
+        out.quantifier = related.quantifier() == "none"    ? Quantifier::kNone
+                         : related.quantifier() == "every" ? Quantifier::kEvery
+                                                           : Quantifier::kSome;
+        if (out.quantifier == Quantifier::kSome && related.quantifier() != "some")
+          return Invalid(related.place(), "operator_unknown", "some, none or every expected");
         Shape(StrCat(related.quantifier(), ":", related.relation(), "("));
         if (related.has_filter()) {
-          ASSIGN_OR_RETURN(Predicate resolved, Resolve(*out.target, out.target_access.get(), related.filter(), depth + 1));
+          ASSIGN_OR_RETURN(Predicate resolved,
+                           Resolve(*out.target, out.target_access.get(), related.filter(), depth + 1));
           out.children.push_back(std::move(resolved));
         }
         Shape(")");
@@ -166,8 +195,10 @@ class FilterResolver {
     if (indexed_ != nullptr) *indexed_ = false;
   }
 
-  // A relation the caller may follow: the target must be readable, and so must our columns; else it does not exist for them.
-  absl::StatusOr<Predicate> Related(const Resource& resource, const Access* access, std::string_view name, std::string_view place) {
+  // A relation the caller may follow: the target must be readable, and so must our columns; else it does not exist for
+  // them.
+  absl::StatusOr<Predicate> Related(const Resource& resource, const Access* access, std::string_view name,
+                                    std::string_view place) {
     const auto it = resource.relations.find(std::string(name));
     if (it == resource.relations.end()) return Unknown(place);
     Predicate out;
@@ -183,14 +214,16 @@ class FilterResolver {
     return out;
   }
 
-  absl::StatusOr<Predicate> Condition(const Resource& resource, const Access* access, const common::v1::Filter::Condition& condition) {
+  absl::StatusOr<Predicate> Condition(const Resource& resource, const Access* access,
+                                      const common::v1::Filter::Condition& condition) {
     if (--*leaves_ < 0) return Invalid(condition.place(), "too_many", "too many conditions");
     std::string_view path = condition.field();
     const size_t dot = path.find('.');
     const std::string_view head = path.substr(0, dot);
     if (dot != std::string_view::npos && resource.FindField(head) == nullptr) {
       ASSIGN_OR_RETURN(Predicate out, Related(resource, access, head, condition.place()));
-      if (out.relation->kind != Relation::Kind::kToOne) return Invalid(condition.place(), "quantifier_required", "a list needs some, none or every");
+      if (out.relation->kind != Relation::Kind::kToOne)
+        return Invalid(condition.place(), "quantifier_required", "a list needs some, none or every");
       Shape(StrCat(head, "."));
       common::v1::Filter::Condition rest = condition;
       rest.set_field(std::string(path.substr(dot + 1)));
@@ -199,40 +232,51 @@ class FilterResolver {
       return out;
     }
     const Field* field = resource.FindField(head);
-    if (field == nullptr || (access != nullptr && !access->readable[field->position])) return Unknown(condition.place());
+    if (field == nullptr || (access != nullptr && !access->readable[field->position]))
+      return Unknown(condition.place());
     Predicate out;
     out.kind = Predicate::Kind::kCondition;
     out.field = field->position;
     ColumnType type = field->type;
     if (dot != std::string_view::npos) {
       if (type.family != TypeFamily::kJson || type.array) return Unknown(condition.place());
-      for (absl::string_view step : absl::StrSplit(ToAbsl(path.substr(dot + 1)), '.')) out.json_path.emplace_back(ToStd(step));
+      for (absl::string_view step : absl::StrSplit(ToAbsl(path.substr(dot + 1)), '.'))
+        out.json_path.emplace_back(ToStd(step));
       type = ColumnType();
       type.family = TypeFamily::kText;
       type.name = "text";
     }
-    if (access != nullptr && !field->filterable) return Invalid(condition.place(), "not_filterable", "this field can't be filtered by");
-    const OpName* op = std::find_if(std::begin(kOps), std::end(kOps), [&](const OpName& o) { return o.name == condition.op(); });
+    if (access != nullptr && !field->filterable)
+      return Invalid(condition.place(), "not_filterable", "this field can't be filtered by");
+    const OpName* op =
+        std::find_if(std::begin(kOps), std::end(kOps), [&](const OpName& o) { return o.name == condition.op(); });
     if (op == std::end(kOps)) return Invalid(condition.place(), "operator_unknown", "no such operator");
     out.op = op->op;
-    if (!Allowed(type, out.op)) return Invalid(condition.place(), "operator_not_allowed", "this operator is not for fields of this type");
+    if (!Allowed(type, out.op))
+      return Invalid(condition.place(), "operator_not_allowed", "this operator is not for fields of this type");
     Shape(StrCat(path, " ", condition.op(), "="));
-    if (!(field->indexed || std::find(resource.key.begin(), resource.key.end(), field->position) != resource.key.end()) || out.op == Op::kNe || out.op == Op::kNin ||
-        out.op == Op::kIsNull || out.op == Op::kDistinctFrom || out.op == Op::kLike || out.op == Op::kIlike || !out.json_path.empty() || type.array)
+    if (!(field->indexed ||
+          std::find(resource.key.begin(), resource.key.end(), field->position) != resource.key.end()) ||
+        out.op == Op::kNe || out.op == Op::kNin || out.op == Op::kIsNull || out.op == Op::kDistinctFrom ||
+        out.op == Op::kLike || out.op == Op::kIlike || !out.json_path.empty() || type.array)
       NotIndexed();
     std::vector<std::string> values(condition.values().begin(), condition.values().end());
-    if (out.op == Op::kOverlaps && !type.array && values.size() == 2) values = {StrCat(values[0], ",", values[1])};  // a range has a comma of its own
-    const bool many = out.op == Op::kIn || out.op == Op::kNin || out.op == Op::kHasAny || out.op == Op::kHasAll || (out.op == Op::kOverlaps && type.array);
+    if (out.op == Op::kOverlaps && !type.array && values.size() == 2)
+      values = {StrCat(values[0], ",", values[1])};  // a range has a comma of its own
+    const bool many = out.op == Op::kIn || out.op == Op::kNin || out.op == Op::kHasAny || out.op == Op::kHasAll ||
+                      (out.op == Op::kOverlaps && type.array);
     if (!many && values.size() != 1) return Invalid(condition.place(), "invalid_type", "one value expected");
     if (out.op == Op::kIsNull) {
-      if (values[0] != "true" && values[0] != "false") return Invalid(condition.place(), "invalid_type", "true or false expected");
+      if (values[0] != "true" && values[0] != "false")
+        return Invalid(condition.place(), "invalid_type", "true or false expected");
       out.op = values[0] == "true" ? Op::kIsNull : Op::kIsNotNull;
       ShapeValue(values[0]);
       return out;
     }
     const bool elements = type.array && out.op != Op::kEq && out.op != Op::kNe && out.op != Op::kDistinctFrom;
     ColumnType wanted = elements ? ElementType(type) : type;
-    if (wanted.family == TypeFamily::kDecimal) wanted.precision = wanted.scale = 0;  // comparing with more digits is fine
+    if (wanted.family == TypeFamily::kDecimal)
+      wanted.precision = wanted.scale = 0;  // comparing with more digits is fine
     for (const std::string& value : values) {
       ShapeValue(value);
       Operand operand;
@@ -241,10 +285,12 @@ class FilterResolver {
         out.operands.push_back(std::move(operand));
         continue;
       }
-      if (ValueError error = ConvertText(wanted, value, operand.text); !error.ok()) return Invalid(condition.place(), error.code, error.detail);
+      if (ValueError error = ConvertText(wanted, value, operand.text); !error.ok())
+        return Invalid(condition.place(), error.code, error.detail);
       if (out.op == Op::kLike || out.op == Op::kIlike) {
         if (condition.op() == "starts_with") operand.text = EscapeLike(operand.text) + "%";
-        if (condition.op() == "contains" || condition.op() == "icontains") operand.text = "%" + EscapeLike(operand.text) + "%";
+        if (condition.op() == "contains" || condition.op() == "icontains")
+          operand.text = "%" + EscapeLike(operand.text) + "%";
         const std::string_view problem = PatternProblem(operand.text);
         if (!problem.empty()) return Invalid(condition.place(), "pattern", problem);
       }
@@ -262,8 +308,10 @@ class FilterResolver {
 
 }  // namespace
 
-absl::StatusOr<Predicate> ResolveFilter(const Model& model, const Resource& resource, const Access* access, const std::function<AccessPtr(const Resource&)>& access_of,
-                                        const common::v1::Filter& filter, int* leaves_left, std::string* shape, bool* indexed) {
+absl::StatusOr<Predicate> ResolveFilter(const Model& model, const Resource& resource, const Access* access,
+                                        const std::function<AccessPtr(const Resource&)>& access_of,
+                                        const common::v1::Filter& filter, int* leaves_left, std::string* shape,
+                                        bool* indexed) {
   return FilterResolver(model, access_of, leaves_left, shape, indexed).Resolve(resource, access, filter, 0);
 }
 
@@ -274,17 +322,21 @@ AccessPtr Resolver::AccessOf(const Resource& resource) {
   return access;
 }
 
-absl::StatusOr<std::unique_ptr<ListQuery>> Resolver::Resolve(const Resource& resource, const common::v1::ListQuery& query) {
+absl::StatusOr<std::unique_ptr<ListQuery>> Resolver::Resolve(const Resource& resource,
+                                                             const common::v1::ListQuery& query) {
   relations_ = 0;
   return ResolveLevel(resource, query, 0, false);
 }
 
-absl::Status Resolver::Fields(ListQuery& out, const common::v1::ListQuery& query, int depth, std::map<std::string, std::vector<std::string>>& nested_fields) {
+absl::Status Resolver::Fields(ListQuery& out, const common::v1::ListQuery& query, int depth,
+                              std::map<std::string, std::vector<std::string>>& nested_fields) {
   const Resource& resource = *out.resource;
   const Access& access = *out.access;
   const auto all = [&] {
     for (const Field& field : resource.fields)
-      if (access.readable[field.position] && std::find(out.output.begin(), out.output.end(), field.position) == out.output.end()) out.output.push_back(field.position);
+      if (access.readable[field.position] &&
+          std::find(out.output.begin(), out.output.end(), field.position) == out.output.end())
+        out.output.push_back(field.position);
   };
   std::vector<std::string> names(query.fields().begin(), query.fields().end());
   if (!query.view().empty()) {
@@ -305,18 +357,22 @@ absl::Status Resolver::Fields(ListQuery& out, const common::v1::ListQuery& query
     }
     const size_t dot = name.find('.');
     if (dot != std::string::npos) {
-      if (depth >= 3) return MakeProblem("expand-too-deep", "at most three levels of relations", {At("fields", "too_deep", name)});
+      if (depth >= 3)
+        return MakeProblem("expand-too-deep", "at most three levels of relations", {At("fields", "too_deep", name)});
       nested_fields[name.substr(0, dot)].push_back(name.substr(dot + 1));
       continue;
     }
     const Field* field = resource.FindField(name);
     if (field == nullptr || !access.readable[field->position]) return Unknown("fields");
-    if (std::find(out.output.begin(), out.output.end(), field->position) == out.output.end()) out.output.push_back(field->position);
+    if (std::find(out.output.begin(), out.output.end(), field->position) == out.output.end())
+      out.output.push_back(field->position);
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<ListQuery>> Resolver::ResolveLevel(const Resource& resource, const common::v1::ListQuery& query, int depth, bool nested) {
+absl::StatusOr<std::unique_ptr<ListQuery>> Resolver::ResolveLevel(const Resource& resource,
+                                                                  const common::v1::ListQuery& query, int depth,
+                                                                  bool nested) {
   auto out = std::make_unique<ListQuery>();
   out->resource = &resource;
   out->access = AccessOf(resource);
@@ -334,12 +390,15 @@ absl::StatusOr<std::unique_ptr<ListQuery>> Resolver::ResolveLevel(const Resource
   out->offset = query.offset();
   out->cursor = query.cursor();
   if (out->offset != 0) {
-    if (!resource.offset_allowed || nested) return BadParameter("offset", "offset is not available here; follow next_cursor");
+    if (!resource.offset_allowed || nested)
+      return BadParameter("offset", "offset is not available here; follow next_cursor");
     if (!out->cursor.empty()) return BadParameter("offset", "cursor and offset exclude each other");
     if (out->offset < 0) return BadParameter("offset", "offset must not be negative");
-    if (out->offset > 10000) return MakeProblem("offset-too-deep", "offset is at most 10000", {At("offset", "out_of_range", "at most 10000")});
+    if (out->offset > 10000)
+      return MakeProblem("offset-too-deep", "offset is at most 10000", {At("offset", "out_of_range", "at most 10000")});
   }
-  if (nested && !out->cursor.empty()) return BadParameter("expand", "a nested list has no cursor; list the related resource with a filter");
+  if (nested && !out->cursor.empty())
+    return BadParameter("expand", "a nested list has no cursor; list the related resource with a filter");
   switch (query.count()) {
     case common::v1::COUNT_MODE_EXACT:
       out->count = Count::kExact;
@@ -352,7 +411,8 @@ absl::StatusOr<std::unique_ptr<ListQuery>> Resolver::ResolveLevel(const Resource
   }
   if (query.deleted() == common::v1::DELETED_MODE_INCLUDE || query.deleted() == common::v1::DELETED_MODE_ONLY) {
     if (resource.deleted_at < 0) return BadParameter("deleted", "nothing is ever kept as deleted here");
-    if (!model_.HasScope(context_.principal.roles, "deleted-records:read")) return MakeProblem("forbidden", "deleted records need the scope deleted-records:read");
+    if (!model_.HasScope(context_.principal.roles, "deleted-records:read"))
+      return MakeProblem("forbidden", "deleted records need the scope deleted-records:read");
     out->deleted = query.deleted() == common::v1::DELETED_MODE_ONLY ? Deleted::kOnly : Deleted::kInclude;
   }
 
@@ -361,8 +421,11 @@ absl::StatusOr<std::unique_ptr<ListQuery>> Resolver::ResolveLevel(const Resource
   out->shape = StrCat(resource.name, "|");
   if (query.has_filter()) {
     int leaves = options_.max_leaves;
-    const std::function<AccessPtr(const Resource&)> access_of = [this](const Resource& target) { return AccessOf(target); };
-    ASSIGN_OR_RETURN(Predicate filter, ResolveFilter(model_, resource, &access, access_of, query.filter(), &leaves, &out->shape, &out->indexed));
+    const std::function<AccessPtr(const Resource&)> access_of = [this](const Resource& target) {
+      return AccessOf(target);
+    };
+    ASSIGN_OR_RETURN(Predicate filter, ResolveFilter(model_, resource, &access, access_of, query.filter(), &leaves,
+                                                     &out->shape, &out->indexed));
     out->filter = std::move(filter);
   }
 
@@ -376,24 +439,33 @@ absl::StatusOr<std::unique_ptr<ListQuery>> Resolver::ResolveLevel(const Resource
       if (part == position && !resource.view) key.nullable = false;
     out->sort.push_back(key);
   };
-  const auto sorted_by = [&](int position) { return std::any_of(out->sort.begin(), out->sort.end(), [&](const SortKey& key) { return key.field == position; }); };
+  const auto sorted_by = [&](int position) {
+    return std::any_of(out->sort.begin(), out->sort.end(), [&](const SortKey& key) { return key.field == position; });
+  };
   if (query.sort().empty()) {
-    for (const auto& [position, descending] : resource.default_sort) add(position, descending, common::v1::NULLS_ORDER_UNSPECIFIED);
+    for (const auto& [position, descending] : resource.default_sort)
+      add(position, descending, common::v1::NULLS_ORDER_UNSPECIFIED);
   }
   for (const auto& key : query.sort()) {
     const Field* field = resource.FindField(key.field());
     if (field == nullptr || !access.readable[field->position]) return Unknown("sort");
-    if (!field->sortable) return MakeProblem("field-not-sortable", "this field can't be sorted by", {At("sort", "not_sortable", field->name)});
+    if (!field->sortable)
+      return MakeProblem("field-not-sortable", "this field can't be sorted by",
+                         {At("sort", "not_sortable", field->name)});
     if (sorted_by(field->position)) return BadParameter("sort", "a field stands twice");
     add(field->position, key.descending(), key.nulls());
   }
-  const bool down = !out->sort.empty() && out->sort.back().descending;  // the same way as what is before it, so that one index serves both
+  const bool down = !out->sort.empty() &&
+                    out->sort.back().descending;  // the same way as what is before it, so that one index serves both
   for (int position : resource.key)
     if (!sorted_by(position)) add(position, down, common::v1::NULLS_ORDER_UNSPECIFIED);
-  for (const SortKey& key : out->sort) StrAppend(&out->shape, "|", key.descending ? "-" : "+", resource.fields[key.field].name, key.nulls_first ? "f" : "l");
+  for (const SortKey& key : out->sort)
+    StrAppend(&out->shape, "|", key.descending ? "-" : "+", resource.fields[key.field].name,
+              key.nulls_first ? "f" : "l");
   StrAppend(&out->shape, "|", static_cast<int>(out->deleted));
   const Field& first = resource.fields[out->sort.empty() ? 0 : out->sort[0].field];
-  if (out->sort.empty() || !(first.indexed || (!resource.key.empty() && resource.key[0] == first.position)) || out->sort[0].nulls_first != out->sort[0].descending)
+  if (out->sort.empty() || !(first.indexed || (!resource.key.empty() && resource.key[0] == first.position)) ||
+      out->sort[0].nulls_first != out->sort[0].descending)
     out->indexed = false;
 
   // Fields and expansions.
@@ -430,14 +502,18 @@ absl::StatusOr<std::unique_ptr<ListQuery>> Resolver::ResolveLevel(const Resource
     if (!options_.expansions) return BadParameter("expand", "this list has no relations");
     const auto it = resource.relations.find(name);
     const Resource* target = it == resource.relations.end() ? nullptr : model_.FindResource(it->second.target);
-    if (target == nullptr || !AccessOf(*target)->can(Action::kRead)) return Unknown(nested_fields.contains(name) ? "fields" : "expand");
-    if (depth >= 3) return MakeProblem("expand-too-deep", "at most three levels of relations", {At("expand", "too_deep", name)});
-    if (++relations_ > 10) return MakeProblem("expand-too-deep", "at most ten relations in a request", {At("expand", "too_many", name)});
+    if (target == nullptr || !AccessOf(*target)->can(Action::kRead))
+      return Unknown(nested_fields.contains(name) ? "fields" : "expand");
+    if (depth >= 3)
+      return MakeProblem("expand-too-deep", "at most three levels of relations", {At("expand", "too_deep", name)});
+    if (++relations_ > 10)
+      return MakeProblem("expand-too-deep", "at most ten relations in a request", {At("expand", "too_many", name)});
     Expansion expansion;
     expansion.name = name;
     expansion.relation = &it->second;
     const common::v1::ListQuery& wanted = children[name];
-    if (it->second.kind == Relation::Kind::kToOne && (wanted.has_filter() || !wanted.sort().empty() || wanted.limit() != 0))
+    if (it->second.kind == Relation::Kind::kToOne &&
+        (wanted.has_filter() || !wanted.sort().empty() || wanted.limit() != 0))
       return BadParameter("expand", "limit, sort and filter are for lists");
     ASSIGN_OR_RETURN(expansion.query, ResolveLevel(*target, wanted, depth + 1, true));
     out->expansions.push_back(std::move(expansion));

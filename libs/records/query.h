@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Internal: a list query resolved against the catalog, with the caller's rights in it.
 //
-// First stage of every read: names become positions, values are checked against their column's type, and whatever the caller may not read is treated exactly like what does not
-// exist. After this stage nothing of the client's names is left: SQL is made from the catalog's identifiers and bind parameters alone (plan.h). Pure.
+// First stage of every read: names become positions, values are checked against their column's type, and whatever the
+// caller may not read is treated exactly like what does not exist. After this stage nothing of the client's names is
+// left: SQL is made from the catalog's identifiers and bind parameters alone (plan.h). Pure.
 #pragma once
 
 #include <functional>
@@ -28,7 +29,23 @@ struct Operand {
 };
 
 enum class Op : uint8_t {
-  kEq, kNe, kGt, kGte, kLt, kLte, kIn, kNin, kIsNull, kIsNotNull, kDistinctFrom, kLike, kIlike, kHas, kHasAny, kHasAll, kOverlaps,
+  kEq,
+  kNe,
+  kGt,
+  kGte,
+  kLt,
+  kLte,
+  kIn,
+  kNin,
+  kIsNull,
+  kIsNotNull,
+  kDistinctFrom,
+  kLike,
+  kIlike,
+  kHas,
+  kHasAny,
+  kHasAll,
+  kOverlaps,
 };
 enum class Quantifier : uint8_t { kSome, kNone, kEvery };
 
@@ -54,7 +71,8 @@ struct Predicate {
 // Actions as in Permission.
 enum class Action : uint8_t { kRead, kCreate, kUpdate, kDelete };
 
-// What the roles of a principal give on one resource, together: actions, fields and rows are each the union over its roles.
+// What the roles of a principal give on one resource, together: actions, fields and rows are each the union over its
+// roles.
 struct Access {
   bool allowed[4] = {};
   std::vector<bool> readable, writable;  // by field position; hidden ones never
@@ -66,7 +84,8 @@ struct Access {
 };
 
 // Never fails: a predicate that cannot be read (publish refuses those) covers no row.
-AccessPtr MakeAccess(const catalog::Model& model, const catalog::Resource& resource, const std::vector<std::string>& roles);
+AccessPtr MakeAccess(const catalog::Model& model, const catalog::Resource& resource,
+                     const std::vector<std::string>& roles);
 
 struct SortKey {
   int field = 0;
@@ -114,15 +133,20 @@ struct ResolveOptions {
 // Resolves through `access_of`, so that callers can cache rights.
 class Resolver {
  public:
-  using AccessSource = std::function<AccessPtr(const catalog::Resource&)>;  // a cache of rights; none: they are made anew
-  Resolver(const catalog::Model& model, const CallContext& context, ResolveOptions options = {}, AccessSource source = nullptr)
+  using AccessSource =
+      std::function<AccessPtr(const catalog::Resource&)>;  // a cache of rights; none: they are made anew
+  Resolver(const catalog::Model& model, const CallContext& context, ResolveOptions options = {},
+           AccessSource source = nullptr)
       : model_(model), context_(context), options_(options), source_(std::move(source)) {}
-  absl::StatusOr<std::unique_ptr<ListQuery>> Resolve(const catalog::Resource& resource, const common::v1::ListQuery& query);
+  absl::StatusOr<std::unique_ptr<ListQuery>> Resolve(const catalog::Resource& resource,
+                                                     const common::v1::ListQuery& query);
   AccessPtr AccessOf(const catalog::Resource& resource);
 
  private:
-  absl::StatusOr<std::unique_ptr<ListQuery>> ResolveLevel(const catalog::Resource& resource, const common::v1::ListQuery& query, int depth, bool nested);
-  absl::Status Fields(ListQuery& out, const common::v1::ListQuery& query, int depth, std::map<std::string, std::vector<std::string>>& nested_fields);
+  absl::StatusOr<std::unique_ptr<ListQuery>> ResolveLevel(const catalog::Resource& resource,
+                                                          const common::v1::ListQuery& query, int depth, bool nested);
+  absl::Status Fields(ListQuery& out, const common::v1::ListQuery& query, int depth,
+                      std::map<std::string, std::vector<std::string>>& nested_fields);
 
   const catalog::Model& model_;
   const CallContext& context_;
@@ -132,12 +156,16 @@ class Resolver {
   int relations_ = 0;
 };
 
-// One filter tree. `access`: null for declared row predicates, where {tenant} and {subject} stand for the principal's and hidden fields may be named.
-absl::StatusOr<Predicate> ResolveFilter(const catalog::Model& model, const catalog::Resource& resource, const Access* access,
-                                        const std::function<AccessPtr(const catalog::Resource&)>& access_of, const common::v1::Filter& filter, int* leaves_left, std::string* shape,
+// One filter tree. `access`: null for declared row predicates, where {tenant} and {subject} stand for the principal's
+// and hidden fields may be named.
+absl::StatusOr<Predicate> ResolveFilter(const catalog::Model& model, const catalog::Resource& resource,
+                                        const Access* access,
+                                        const std::function<AccessPtr(const catalog::Resource&)>& access_of,
+                                        const common::v1::Filter& filter, int* leaves_left, std::string* shape,
                                         bool* indexed);
 
-// The parts of a path id ("a%2Cb,c"), checked against the key's types. Not a key at all: not-found, like a key of no row.
+// The parts of a path id ("a%2Cb,c"), checked against the key's types. Not a key at all: not-found, like a key of no
+// row.
 absl::StatusOr<std::vector<std::string>> ParseKey(const catalog::Resource& resource, std::string_view id);
 // The other way round, from texts as PostgreSQL prints them.
 std::string FormatKey(const catalog::Resource& resource, const std::vector<std::string_view>& parts);

@@ -33,14 +33,16 @@ std::string_view VersionOf(const Level& level, int row) {
   return level.rows->Get(row, level.first_column + level.columns.version);
 }
 
-awaitable<absl::Status> FetchRelated(Runner& runner, const catalog::Model& model, const CallContext& context, Level& level) {
+awaitable<absl::Status> FetchRelated(Runner& runner, const catalog::Model& model, const CallContext& context,
+                                     Level& level) {
   const Resource& resource = *level.query->resource;
   for (const Expansion& expansion : level.query->expansions) {
     Related related;
     related.level = std::make_unique<Level>(*expansion.query);
     related.level->first_column = 1;
     const std::vector<int> ours = FieldsOfColumns(resource, expansion.relation->columns);
-    if (ours.empty()) co_return absl::InternalError(StrCat("the relation ", expansion.name, " starts from a column that is no field"));
+    if (ours.empty())
+      co_return absl::InternalError(StrCat("the relation ", expansion.name, " starts from a column that is no field"));
     const int n = level.rows->rows();
     related.group.assign(static_cast<size_t>(n), -1);
     std::vector<PgArray> arrays(ours.size());
@@ -63,7 +65,8 @@ awaitable<absl::Status> FetchRelated(Runner& runner, const catalog::Model& model
       const auto [it, fresh] = seen.emplace(key, static_cast<int>(seen.size()));
       related.group[static_cast<size_t>(row)] = it->second;
       if (!fresh) continue;
-      for (size_t i = 0; i < ours.size(); ++i) arrays[i].Add(level.rows->Get(row, level.first_column + level.columns.at[ours[i]]));
+      for (size_t i = 0; i < ours.size(); ++i)
+        arrays[i].Add(level.rows->Get(row, level.first_column + level.columns.at[ours[i]]));
     }
     related.groups.assign(seen.size(), {0, 0});
     // Also for no parents at all: the number of statements says nothing about the data.
@@ -88,7 +91,8 @@ awaitable<absl::Status> FetchRelated(Runner& runner, const catalog::Model& model
   co_return absl::OkStatus();
 }
 
-awaitable<absl::StatusOr<PageOfRows>> FetchPage(Runner& runner, const catalog::Model& model, const CallContext& context, const ListQuery& query, ReadOptions options) {
+awaitable<absl::StatusOr<PageOfRows>> FetchPage(Runner& runner, const catalog::Model& model, const CallContext& context,
+                                                const ListQuery& query, ReadOptions options) {
   PageOfRows out;
   out.level = std::make_unique<Level>(query);
   const CursorBinding binding = BindCursor(options.cursor_key, model, query, context, options.now, options.cursor_life);
@@ -112,12 +116,14 @@ awaitable<absl::StatusOr<PageOfRows>> FetchPage(Runner& runner, const catalog::M
     Position at{.backward = back};
     for (const SortKey& key : query.sort) {
       const int column = out.level->columns.at[key.field];
-      at.values.push_back(found.IsNull(row, column) ? std::nullopt : std::optional<std::string>(found.Get(row, column)));
+      at.values.push_back(found.IsNull(row, column) ? std::nullopt
+                                                    : std::optional<std::string>(found.Get(row, column)));
     }
     return SealCursor(binding, at);
   };
   // Walking back we came from behind, so there is more ahead.
-  const bool ahead = backward ? n > 0 : more, behind = backward ? more : (position.has_value() || query.offset > 0) && n > 0;
+  const bool ahead = backward ? n > 0 : more,
+             behind = backward ? more : (position.has_value() || query.offset > 0) && n > 0;
   out.page.set_has_more(ahead);
   if (ahead && n > 0 && !query.sort.empty()) out.page.set_next_cursor(cursor(out.shown.back(), false));
   if (behind && n > 0 && !query.sort.empty()) out.page.set_prev_cursor(cursor(out.shown.front(), true));
@@ -152,7 +158,8 @@ awaitable<absl::StatusOr<PageOfRows>> FetchPage(Runner& runner, const catalog::M
 }
 
 void RenderPage(const common::v1::Page& page, bool counted, std::string& out) {
-  StrAppend(&out, "{\"limit\":", page.limit(), ",\"has_more\":", page.has_more() ? "true" : "false", ",\"next_cursor\":");
+  StrAppend(&out, "{\"limit\":", page.limit(), ",\"has_more\":", page.has_more() ? "true" : "false",
+            ",\"next_cursor\":");
   const auto cursor = [&](bool present, const std::string& text) {
     if (present) {
       StrAppend(&out, "\"", text, "\"");
@@ -208,7 +215,8 @@ void RenderRow(const Level& level, int row, std::string& out) {
       if (i > 0) out += ',';
       RenderRow(*related.level, start + i, out);
     }
-    StrAppend(&out, "],\"page\":{\"limit\":", limit, ",\"has_more\":", count > limit ? "true" : "false", ",\"next_cursor\":null,\"prev_cursor\":null}}");
+    StrAppend(&out, "],\"page\":{\"limit\":", limit, ",\"has_more\":", count > limit ? "true" : "false",
+              ",\"next_cursor\":null,\"prev_cursor\":null}}");
   }
   out += '}';
 }

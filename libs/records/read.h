@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Internal: resolved queries run and turned into JSON: one statement for the rows, one per relation of each level below, one for a count, whatever the number of rows.
+// Internal: resolved queries run and turned into JSON: one statement for the rows, one per relation of each level
+// below, one for a count, whatever the number of rows.
 #pragma once
 
 #include <boost/asio/awaitable.hpp>
@@ -25,8 +26,8 @@ struct ReadOptions {
 struct Level;
 struct Related {
   std::unique_ptr<Level> level;
-  std::vector<int> group;                    // by row of the parent level: which group, -1: none
-  std::vector<std::pair<int, int>> groups;   // first row and number of rows in `level`
+  std::vector<int> group;                   // by row of the parent level: which group, -1: none
+  std::vector<std::pair<int, int>> groups;  // first row and number of rows in `level`
 };
 struct Level {
   const ListQuery* query = nullptr;
@@ -45,9 +46,12 @@ struct PageOfRows {
 };
 
 // A page of the top level with its count, cursors and related rows.
-boost::asio::awaitable<absl::StatusOr<PageOfRows>> FetchPage(Runner& runner, const catalog::Model& model, const CallContext& context, const ListQuery& query, ReadOptions options);
+boost::asio::awaitable<absl::StatusOr<PageOfRows>> FetchPage(Runner& runner, const catalog::Model& model,
+                                                             const CallContext& context, const ListQuery& query,
+                                                             ReadOptions options);
 // The relations of the rows in `level`.
-boost::asio::awaitable<absl::Status> FetchRelated(Runner& runner, const catalog::Model& model, const CallContext& context, Level& level);
+boost::asio::awaitable<absl::Status> FetchRelated(Runner& runner, const catalog::Model& model,
+                                                  const CallContext& context, Level& level);
 
 // {"id":"1",…} appended.
 void RenderRow(const Level& level, int row, std::string& out);

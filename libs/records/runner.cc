@@ -41,7 +41,8 @@ class PqxxRows : public Rows {
 
 class SessionRunner : public Runner {
  public:
-  SessionRunner(postgres::Session& session, std::shared_ptr<SqlCache> cache) : session_(session), cache_(std::move(cache)) {}
+  SessionRunner(postgres::Session& session, std::shared_ptr<SqlCache> cache)
+      : session_(session), cache_(std::move(cache)) {}
   boost::asio::awaitable<absl::StatusOr<RowsPtr>> Run(std::string sql, postgres::Params params) override {
     postgres::Statement statement{cache_->Get(std::move(sql)), std::move(params)};
     absl::StatusOr<postgres::Result> result = co_await session_.Execute(std::move(statement));
@@ -74,7 +75,9 @@ class SharedRunner : public Runner {
 class TransactionRunner : public Runner {
  public:
   explicit TransactionRunner(pqxx::transaction_base& tx) : tx_(tx) {}
-  boost::asio::awaitable<absl::StatusOr<RowsPtr>> Run(std::string sql, postgres::Params params) override { co_return Blocking(sql, params); }
+  boost::asio::awaitable<absl::StatusOr<RowsPtr>> Run(std::string sql, postgres::Params params) override {
+    co_return Blocking(sql, params);
+  }
 
  private:
   absl::StatusOr<RowsPtr> Blocking(const std::string& sql, const postgres::Params& params) {
@@ -85,7 +88,8 @@ class TransactionRunner : public Runner {
       values.push_back(param.has_value() ? param->c_str() : nullptr);
     }
     try {
-      return std::make_unique<PqxxRows>(params.empty() ? tx_.exec(sql) : tx_.exec_params(sql, pqxx::prepare::make_dynamic_params(values)));
+      return std::make_unique<PqxxRows>(
+          params.empty() ? tx_.exec(sql) : tx_.exec_params(sql, pqxx::prepare::make_dynamic_params(values)));
     } catch (...) {
       return postgres::StatusFromCurrentException();
     }
@@ -113,11 +117,18 @@ postgres::SqlPtr SqlCache::Get(std::string sql) {
   }
 }
 
-std::unique_ptr<Runner> OnSession(postgres::Session& session, std::shared_ptr<SqlCache> cache) { return std::make_unique<SessionRunner>(session, std::move(cache)); }
-std::unique_ptr<Runner> OnShared(postgres::AsyncPostgres& postgres, std::shared_ptr<SqlCache> cache, absl::Time deadline) {
+std::unique_ptr<Runner> OnSession(postgres::Session& session, std::shared_ptr<SqlCache> cache) {
+  return std::make_unique<SessionRunner>(session, std::move(cache));
+}
+std::unique_ptr<Runner> OnShared(postgres::AsyncPostgres& postgres, std::shared_ptr<SqlCache> cache,
+                                 absl::Time deadline) {
   return std::make_unique<SharedRunner>(postgres, std::move(cache), deadline);
 }
-std::unique_ptr<Runner> OnTransaction(pqxx::transaction_base& tx) { return std::make_unique<TransactionRunner>(tx); }
-RowsPtr WrapResult(postgres::Result result) { return std::make_unique<ResultRows>(std::move(result)); }
+std::unique_ptr<Runner> OnTransaction(pqxx::transaction_base& tx) {
+  return std::make_unique<TransactionRunner>(tx);
+}
+RowsPtr WrapResult(postgres::Result result) {
+  return std::make_unique<ResultRows>(std::move(result));
+}
 
 }  // namespace mainstay::records

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Internal: where statements run. The readers and the merge are written once, as coroutines over a Runner: on the Asio loops they suspend, over libpqxx they never do.
+// Internal: where statements run. The readers and the merge are written once, as coroutines over a Runner: on the Asio
+// loops they suspend, over libpqxx they never do.
 #pragma once
 
 #include <boost/asio/awaitable.hpp>
@@ -40,7 +41,8 @@ class Runner {
   virtual boost::asio::awaitable<absl::StatusOr<RowsPtr>> Run(std::string sql, postgres::Params params) = 0;
 };
 
-// Prepared statements by their text, so that equal texts share one. Bounded: when full it starts anew, and connections prepare again what is still in use.
+// Prepared statements by their text, so that equal texts share one. Bounded: when full it starts anew, and connections
+// prepare again what is still in use.
 class SqlCache {
  public:
   postgres::SqlPtr Get(std::string sql);
@@ -52,7 +54,8 @@ class SqlCache {
 
 std::unique_ptr<Runner> OnSession(postgres::Session& session, std::shared_ptr<SqlCache> cache);
 // Single statements on the shared connections.
-std::unique_ptr<Runner> OnShared(postgres::AsyncPostgres& postgres, std::shared_ptr<SqlCache> cache, absl::Time deadline);
+std::unique_ptr<Runner> OnShared(postgres::AsyncPostgres& postgres, std::shared_ptr<SqlCache> cache,
+                                 absl::Time deadline);
 std::unique_ptr<Runner> OnTransaction(pqxx::transaction_base& tx);
 RowsPtr WrapResult(postgres::Result result);
 

@@ -26,10 +26,16 @@ namespace {
 using catalog::ColumnType;
 using catalog::TypeFamily;
 
-ValueError Bad(std::string_view detail) { return {"invalid_type", std::string(detail)}; }
-ValueError Range(std::string_view detail) { return {"out_of_range", std::string(detail)}; }
+ValueError Bad(std::string_view detail) {
+  return {"invalid_type", std::string(detail)};
+}
+ValueError Range(std::string_view detail) {
+  return {"out_of_range", std::string(detail)};
+}
 
-bool IsDigit(char c) { return c >= '0' && c <= '9'; }
+bool IsDigit(char c) {
+  return c >= '0' && c <= '9';
+}
 
 // Reads exactly `n` digits.
 bool Digits(std::string_view& text, int n, int& out) {
@@ -54,13 +60,15 @@ ValueError ConvertInteger(std::string_view text, int64_t low, int64_t high, std:
   if (digits.empty() || !std::all_of(digits.begin(), digits.end(), IsDigit)) return Bad("integer expected");
   int64_t value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error == std::errc::result_out_of_range || value < low || value > high) return Range(StrCat("between ", low, " and ", high));
+  if (error == std::errc::result_out_of_range || value < low || value > high)
+    return Range(StrCat("between ", low, " and ", high));
   if (error != std::errc() || end != text.data() + text.size()) return Bad("integer expected");
   out = StrCat(value);
   return {};
 }
 
-// Digits are shifted as text: exact, whatever the exponent. Never rounded: more decimals than the column keeps are refused.
+// Digits are shifted as text: exact, whatever the exponent. Never rounded: more decimals than the column keeps are
+// refused.
 ValueError ConvertDecimal(const ColumnType& type, std::string_view text, std::string& out) {
   std::string_view rest = text;
   const bool negative = Skip(rest, '-');
@@ -86,7 +94,8 @@ ValueError ConvertDecimal(const ColumnType& type, std::string_view text, std::st
     int64_t exponent = 0;
     const bool minus = Skip(rest, '-');
     if (!minus) Skip(rest, '+');
-    if (rest.empty() || rest.size() > 4 || !std::all_of(rest.begin(), rest.end(), IsDigit)) return Bad("decimal number expected");
+    if (rest.empty() || rest.size() > 4 || !std::all_of(rest.begin(), rest.end(), IsDigit))
+      return Bad("decimal number expected");
     for (char c : rest) exponent = exponent * 10 + (c - '0');
     rest = {};
     point -= minus ? -exponent : exponent;
@@ -106,14 +115,16 @@ ValueError ConvertDecimal(const ColumnType& type, std::string_view text, std::st
     digits.append(static_cast<size_t>(-point), '0');
     point = 0;
   }
-  if (static_cast<int64_t>(digits.size()) <= point) digits.insert(0, static_cast<size_t>(point + 1 - static_cast<int64_t>(digits.size())), '0');
+  if (static_cast<int64_t>(digits.size()) <= point)
+    digits.insert(0, static_cast<size_t>(point + 1 - static_cast<int64_t>(digits.size())), '0');
   const size_t split = digits.size() - static_cast<size_t>(point);
   std::string integral = digits.substr(0, split), fraction = digits.substr(split);
   const size_t leading = integral.find_first_not_of('0');
   integral = leading == std::string::npos ? "0" : integral.substr(leading);
   if (type.precision > 0) {
     const int places = std::max(0, type.precision - type.scale);
-    if (static_cast<int>(fraction.size()) > std::max(0, type.scale)) return Range(StrCat("at most ", std::max(0, type.scale), " decimals"));
+    if (static_cast<int>(fraction.size()) > std::max(0, type.scale))
+      return Range(StrCat("at most ", std::max(0, type.scale), " decimals"));
     if (static_cast<int>(integral == "0" ? 0 : integral.size()) > places) {
       return Range(StrCat("at most ", places, " digits before the point"));
     }
@@ -135,11 +146,14 @@ ValueError ConvertFloat(std::string_view text, bool single, std::string& out) {
     out = text;
     return {};
   }
-  if (text.empty() || !(IsDigit(text[0]) || (text[0] == '-' && text.size() > 1 && IsDigit(text[1])))) return Bad("number expected");
+  if (text.empty() || !(IsDigit(text[0]) || (text[0] == '-' && text.size() > 1 && IsDigit(text[1]))))
+    return Bad("number expected");
   double value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (end != text.data() + text.size() || (error != std::errc() && error != std::errc::result_out_of_range)) return Bad("number expected");
-  if (error == std::errc::result_out_of_range || (single && std::abs(value) > std::numeric_limits<float>::max())) return Range("the number does not fit");
+  if (end != text.data() + text.size() || (error != std::errc() && error != std::errc::result_out_of_range))
+    return Bad("number expected");
+  if (error == std::errc::result_out_of_range || (single && std::abs(value) > std::numeric_limits<float>::max()))
+    return Range("the number does not fit");
   out = text;
   return {};
 }
@@ -147,7 +161,8 @@ ValueError ConvertFloat(std::string_view text, bool single, std::string& out) {
 ValueError ConvertDate(std::string_view text, std::string& out) {
   std::string_view rest = text;
   int year, month, day;
-  if (!Digits(rest, 4, year) || !Skip(rest, '-') || !Digits(rest, 2, month) || !Skip(rest, '-') || !Digits(rest, 2, day) || !rest.empty())
+  if (!Digits(rest, 4, year) || !Skip(rest, '-') || !Digits(rest, 2, month) || !Skip(rest, '-') ||
+      !Digits(rest, 2, day) || !rest.empty())
     return Bad("date expected, such as 2026-11-24");
   const absl::CivilDay date(year, month, day);
   if (year < 1 || date.month() != month || date.day() != day) return Bad("there is no such day");
@@ -161,7 +176,8 @@ ValueError ConvertTime(std::string_view text, std::string& out) {
   bool good = Digits(rest, 2, hour) && Skip(rest, ':') && Digits(rest, 2, minute) && hour < 24 && minute < 60;
   if (good && Skip(rest, ':')) {
     good = Digits(rest, 2, second) && second < 60;
-    if (good && Skip(rest, '.')) good = !rest.empty() && rest.size() <= 6 && std::all_of(rest.begin(), rest.end(), IsDigit), rest = {};
+    if (good && Skip(rest, '.'))
+      good = !rest.empty() && rest.size() <= 6 && std::all_of(rest.begin(), rest.end(), IsDigit), rest = {};
   }
   if (!good || !rest.empty()) return Bad("time expected, such as 08:15:30");
   out = text;
@@ -175,16 +191,19 @@ ValueError CheckCharacters(std::string_view text) {
 }
 
 size_t CodePoints(std::string_view text) {
-  return static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
+  return static_cast<size_t>(
+      std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
 }
 
 // Marks that make two texts look alike or run the other way: refused where text identifies something.
 bool HasDeceptiveMarks(std::string_view text) {
   for (size_t i = 0; i + 2 < text.size(); ++i) {
-    const auto a = static_cast<unsigned char>(text[i]), b = static_cast<unsigned char>(text[i + 1]), c = static_cast<unsigned char>(text[i + 2]);
-    if (a == 0xE2 && b == 0x80 && ((c >= 0x8B && c <= 0x8F) || (c >= 0xAA && c <= 0xAE))) return true;  // U+200B–200F, U+202A–202E
-    if (a == 0xE2 && b == 0x81 && c >= 0xA0 && c <= 0xAF) return true;                                  // U+2060–206F
-    if (a == 0xEF && b == 0xBB && c == 0xBF) return true;                                               // U+FEFF
+    const auto a = static_cast<unsigned char>(text[i]), b = static_cast<unsigned char>(text[i + 1]),
+               c = static_cast<unsigned char>(text[i + 2]);
+    if (a == 0xE2 && b == 0x80 && ((c >= 0x8B && c <= 0x8F) || (c >= 0xAA && c <= 0xAE)))
+      return true;                                                      // U+200B–200F, U+202A–202E
+    if (a == 0xE2 && b == 0x81 && c >= 0xA0 && c <= 0xAF) return true;  // U+2060–206F
+    if (a == 0xEF && b == 0xBB && c == 0xBF) return true;               // U+FEFF
   }
   for (size_t i = 0; i + 1 < text.size(); ++i) {
     const auto a = static_cast<unsigned char>(text[i]), b = static_cast<unsigned char>(text[i + 1]);
@@ -223,7 +242,8 @@ ValueError ConvertScalar(const ColumnType& type, std::string_view text, std::str
       return ConvertFloat(text, false, out);
     case TypeFamily::kUuid: {
       out = text;
-      std::transform(out.begin(), out.end(), out.begin(), [](char c) { return c >= 'A' && c <= 'F' ? static_cast<char>(c + 32) : c; });
+      std::transform(out.begin(), out.end(), out.begin(),
+                     [](char c) { return c >= 'A' && c <= 'F' ? static_cast<char>(c + 32) : c; });
       if (!ParseUuid(out).ok()) return Bad("UUID expected");
       return {};
     }
@@ -270,7 +290,8 @@ ValueError ConvertScalar(const ColumnType& type, std::string_view text, std::str
   }
   ValueError error = CheckCharacters(text);
   if (!error.ok()) return error;
-  if (type.family != TypeFamily::kText && text.size() > 1000 && type.family != TypeFamily::kOther) return {"too_long", "at most 1000 characters"};
+  if (type.family != TypeFamily::kText && text.size() > 1000 && type.family != TypeFamily::kOther)
+    return {"too_long", "at most 1000 characters"};
   out = text;
   return {};
 }
@@ -444,7 +465,8 @@ ValueError TextFromJson(const ColumnType& type, const JsonValue& value, std::str
     case TypeFamily::kDecimal:
     case TypeFamily::kFloat32:
     case TypeFamily::kFloat64:
-      if (!value.is_number() && !value.is_string()) return Bad(type.family == TypeFamily::kInt64 ? "integer expected" : "number expected");
+      if (!value.is_number() && !value.is_string())
+        return Bad(type.family == TypeFamily::kInt64 ? "integer expected" : "number expected");
       out = value.text();
       return {};
     default:
@@ -531,7 +553,11 @@ std::string MergePatch(std::string_view target, const JsonValue& patch) {
   if (!patch.is_object()) return std::string(patch.raw());
   std::string out;
   JsonWriter writer(out);
-  const auto document = target.empty() ? absl::StatusOr<JsonDocument>(absl::NotFoundError("")) : JsonDocument::Parse(std::string(target), JsonLimits{.depth = 1000, .number_digits = 200000, .number_exponent = 200000});
+  const auto document =
+      target.empty()
+          ? absl::StatusOr<JsonDocument>(absl::NotFoundError(""))
+          : JsonDocument::Parse(std::string(target),
+                                JsonLimits{.depth = 1000, .number_digits = 200000, .number_exponent = 200000});
   writer.BeginObject();
   if (document.ok() && document->root().is_object()) {
     for (const JsonValue::Member& member : document->root().members()) {
@@ -552,10 +578,14 @@ std::string MergePatch(std::string_view target, const JsonValue& patch) {
   return out;
 }
 
-std::optional<std::string> ValidateValue(const catalog::Field& field, std::string_view text, std::vector<FieldError>& errors) {
+std::optional<std::string> ValidateValue(const catalog::Field& field, std::string_view text,
+                                         std::vector<FieldError>& errors) {
   const size_t before = errors.size();
   auto add = [&](std::string_view code, std::string_view detail) {
-    errors.push_back({.place = FieldError::Place::kPointer, .name = field.name, .code = std::string(code), .detail = std::string(detail)});
+    errors.push_back({.place = FieldError::Place::kPointer,
+                      .name = field.name,
+                      .code = std::string(code),
+                      .detail = std::string(detail)});
   };
   std::string value;
   const ColumnType& type = field.type;
@@ -575,12 +605,14 @@ std::optional<std::string> ValidateValue(const catalog::Field& field, std::strin
         value = std::move(normal);
       }
     }
-    if (field.identifier && HasDeceptiveMarks(value)) add("invalid_characters", "invisible or direction marks are not allowed here");
+    if (field.identifier && HasDeceptiveMarks(value))
+      add("invalid_characters", "invisible or direction marks are not allowed here");
     const size_t length = CodePoints(value);
     int longest = type.max_length > 0 ? type.max_length : std::numeric_limits<int>::max();
     if (field.max_length.has_value()) longest = std::min(longest, *field.max_length);
     if (length > static_cast<size_t>(longest)) add("too_long", StrCat("at most ", longest, " characters"));
-    if (field.min_length.has_value() && length < static_cast<size_t>(*field.min_length)) add("too_short", StrCat("at least ", *field.min_length, " characters"));
+    if (field.min_length.has_value() && length < static_cast<size_t>(*field.min_length))
+      add("too_short", StrCat("at least ", *field.min_length, " characters"));
   } else if (type.array) {
     if (type.max_length > 0 && type.family == TypeFamily::kText) {
       const auto items = ParsePgArray(value);
@@ -592,8 +624,10 @@ std::optional<std::string> ValidateValue(const catalog::Field& field, std::strin
     }
     return errors.size() == before ? std::optional<std::string>(std::move(value)) : std::nullopt;
   }
-  if (field.minimum.has_value() && CompareValues(type, value, *field.minimum) < 0) add("out_of_range", StrCat("at least ", *field.minimum));
-  if (field.maximum.has_value() && CompareValues(type, value, *field.maximum) > 0) add("out_of_range", StrCat("at most ", *field.maximum));
+  if (field.minimum.has_value() && CompareValues(type, value, *field.minimum) < 0)
+    add("out_of_range", StrCat("at least ", *field.minimum));
+  if (field.maximum.has_value() && CompareValues(type, value, *field.maximum) > 0)
+    add("out_of_range", StrCat("at most ", *field.maximum));
   if (!field.pattern.empty() && !FullMatch(field.pattern, value)) add("pattern", "does not have the expected form");
   if (!field.one_of.empty() && std::find(field.one_of.begin(), field.one_of.end(), value) == field.one_of.end()) {
     std::string all;

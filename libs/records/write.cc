@@ -39,17 +39,22 @@ absl::Status Refused(std::vector<FieldError> errors) {
   for (FieldError& error : errors) error.name = Pointer(error.name);
   std::string_view type = "validation-failed";
   for (const FieldError& error : errors) {
-    if (error.code == "precondition_failed") return MakeProblem("precondition-failed", "the record has changed since it was read");
+    if (error.code == "precondition_failed")
+      return MakeProblem("precondition-failed", "the record has changed since it was read");
     if (error.code == "not_found") return MakeProblem("not-found", "");
     if (error.code == "forbidden") return MakeProblem("forbidden", error.detail);
     if (error.code == "unique") type = "unique-violation";
     if (error.code == "still_referenced") return MakeProblem("still-referenced", "other records point to this one");
   }
-  const std::string detail = type == "unique-violation" ? "another record has the same value" : errors.size() == 1 ? "1 field is wrong" : StrCat(errors.size(), " fields are wrong");
+  const std::string detail = type == "unique-violation" ? "another record has the same value"
+                             : errors.size() == 1       ? "1 field is wrong"
+                                                        : StrCat(errors.size(), " fields are wrong");
   return MakeProblem(type, detail, std::move(errors));
 }
 
-bool IsMergedJson(const Field& field) { return field.type.family == TypeFamily::kJson && !field.type.array; }
+bool IsMergedJson(const Field& field) {
+  return field.type.family == TypeFamily::kJson && !field.type.array;
+}
 
 }  // namespace
 
@@ -71,16 +76,21 @@ absl::Status CheckBody(const WriteRequest& request, bool all_tenants, MergeRows&
   }
   for (const JsonValue::Member& member : request.body->members()) {
     const Field* field = resource.FindField(member.key);
-    const std::string_view refusal = field == nullptr ? "unknown_field" : WriteRefusal(resource, *request.access, *field, all_tenants);
-    const bool in_path = field != nullptr && !request.key.empty() && std::find(resource.key.begin(), resource.key.end(), field->position) != resource.key.end();
+    const std::string_view refusal =
+        field == nullptr ? "unknown_field" : WriteRefusal(resource, *request.access, *field, all_tenants);
+    const bool in_path = field != nullptr && !request.key.empty() &&
+                         std::find(resource.key.begin(), resource.key.end(), field->position) != resource.key.end();
     std::string text;
     ValueError error;
-    if (field != nullptr && !field->hidden && !member.value.is_null()) error = TextFromJson(field->type, member.value, text);
+    if (field != nullptr && !field->hidden && !member.value.is_null())
+      error = TextFromJson(field->type, member.value, text);
     if (in_path) {
       // The address names the row; the body may repeat it.
       std::string converted;
-      const size_t part = static_cast<size_t>(std::find(resource.key.begin(), resource.key.end(), field->position) - resource.key.begin());
-      if (member.value.is_null() || !error.ok() || !ConvertText(field->type, text, converted).ok() || converted != request.key[part] || request.kind == WriteRequest::Kind::kPatch)
+      const size_t part = static_cast<size_t>(std::find(resource.key.begin(), resource.key.end(), field->position) -
+                                              resource.key.begin());
+      if (member.value.is_null() || !error.ok() || !ConvertText(field->type, text, converted).ok() ||
+          converted != request.key[part] || request.kind == WriteRequest::Kind::kPatch)
         wrong(member.key, "read_only", "may not be written");
       continue;
     }
@@ -109,8 +119,12 @@ absl::Status CheckBody(const WriteRequest& request, bool all_tenants, MergeRows&
     for (const Field& field : resource.fields) {
       if (field.hidden || !(field.required || (!field.nullable && !field.has_default && !field.generated))) continue;
       const int p = field.position;
-      if (p == resource.version || p == resource.created_at || p == resource.updated_at || (p == resource.tenant && !all_tenants)) continue;
-      if (request.body->Find(field.name) != nullptr || std::find(rows.fields.begin(), rows.fields.end(), field.name) != rows.fields.end()) continue;
+      if (p == resource.version || p == resource.created_at || p == resource.updated_at ||
+          (p == resource.tenant && !all_tenants))
+        continue;
+      if (request.body->Find(field.name) != nullptr ||
+          std::find(rows.fields.begin(), rows.fields.end(), field.name) != rows.fields.end())
+        continue;
       wrong(field.name, "required", "is required");
     }
   }
@@ -126,7 +140,8 @@ std::string EntityTag(const ListQuery& projection, std::string_view version, std
   return StrCat("\"", version, ".", digest, "\"");
 }
 
-awaitable<absl::StatusOr<WriteAnswer>> RunWrite(Runner& runner, const catalog::Model& model, const CallContext& context, const WriteRequest& request, MergeRows rows,
+awaitable<absl::StatusOr<WriteAnswer>> RunWrite(Runner& runner, const catalog::Model& model, const CallContext& context,
+                                                const WriteRequest& request, MergeRows rows,
                                                 const ListQuery& projection) {
   const Resource& resource = *request.resource;
   MergeOptions options;
@@ -141,7 +156,9 @@ awaitable<absl::StatusOr<WriteAnswer>> RunWrite(Runner& runner, const catalog::M
       options.mode = MergeMode::kUpdate;
       break;
     case WriteRequest::Kind::kPut:
-      options.mode = request.create_only ? MergeMode::kCreate : request.must_exist ? MergeMode::kUpdate : MergeMode::kUpsert;
+      options.mode = request.create_only  ? MergeMode::kCreate
+                     : request.must_exist ? MergeMode::kUpdate
+                                          : MergeMode::kUpsert;
       extra.replace = true;
       break;
     case WriteRequest::Kind::kDelete:
@@ -154,37 +171,45 @@ awaitable<absl::StatusOr<WriteAnswer>> RunWrite(Runner& runner, const catalog::M
   if (request.kind == WriteRequest::Kind::kPatch) {
     for (size_t c = request.key.size(); c < rows.fields.size(); ++c) {
       const JsonValue* value = request.body->Find(rows.fields[c]);
-      if (IsMergedJson(*resource.FindField(rows.fields[c])) && value != nullptr && value->is_object()) merged.push_back(c);
+      if (IsMergedJson(*resource.FindField(rows.fields[c])) && value != nullptr && value->is_object())
+        merged.push_back(c);
     }
   }
   if (!merged.empty()) {
     SqlBuilder sql(model, context);
     std::string select, where;
-    for (size_t c : merged) StrAppend(&select, select.empty() ? "" : ", ", Column("t", *resource.FindField(rows.fields[c])));
+    for (size_t c : merged)
+      StrAppend(&select, select.empty() ? "" : ", ", Column("t", *resource.FindField(rows.fields[c])));
     for (size_t i = 0; i < request.key.size(); ++i) {
       const Field& field = resource.fields[static_cast<size_t>(resource.key[i])];
       StrAppend(&where, Column("t", field), " = ", sql.Bind(request.key[i], CastName(field.type)), " AND ");
     }
     where += sql.Scope("t", resource, request.access->where(Action::kRead), Deleted::kHide);
-    sql.text = StrCat("SELECT ", select, " FROM ", TableOf(resource), " t WHERE ", where, resource.view ? "" : " FOR UPDATE OF t");
+    sql.text = StrCat("SELECT ", select, " FROM ", TableOf(resource), " t WHERE ", where,
+                      resource.view ? "" : " FOR UPDATE OF t");
     absl::StatusOr<RowsPtr> old = co_await runner.Run(std::move(sql.text), std::move(sql.params));
     if (!old.ok()) co_return old.status();
     if ((*old)->rows() == 1) {
       for (size_t i = 0; i < merged.size(); ++i) {
         const std::string& name = rows.fields[merged[i]];
-        const std::string_view stored = (*old)->IsNull(0, static_cast<int>(i)) ? std::string_view() : (*old)->Get(0, static_cast<int>(i));
+        const std::string_view stored =
+            (*old)->IsNull(0, static_cast<int>(i)) ? std::string_view() : (*old)->Get(0, static_cast<int>(i));
         rows.rows[0][merged[i]] = MergePatch(stored, *request.body->Find(name));
       }
     }
   }
 
-  absl::StatusOr<MergeOutcome> outcome = co_await RunMerge(runner, resource, model, context, request.access, rows, options, extra);
+  absl::StatusOr<MergeOutcome> outcome =
+      co_await RunMerge(runner, resource, model, context, request.access, rows, options, extra);
   if (!outcome.ok()) co_return outcome.status();
   if (!outcome->result.errors[0].empty()) {
     if (request.kind == WriteRequest::Kind::kPut) {
       for (const FieldError& error : outcome->result.errors[0]) {
-        const bool exists = request.create_only && error.code == "unique" && !resource.key.empty() && error.name == resource.fields[static_cast<size_t>(resource.key[0])].name;
-        if (exists || (request.must_exist && error.code == "not_found")) co_return MakeProblem("precondition-failed", request.create_only ? "the record exists already" : "there is no such record");
+        const bool exists = request.create_only && error.code == "unique" && !resource.key.empty() &&
+                            error.name == resource.fields[static_cast<size_t>(resource.key[0])].name;
+        if (exists || (request.must_exist && error.code == "not_found"))
+          co_return MakeProblem("precondition-failed",
+                                request.create_only ? "the record exists already" : "there is no such record");
       }
     }
     co_return Refused(std::move(outcome->result.errors[0]));

@@ -37,8 +37,9 @@ struct WriteAnswer {
 absl::Status CheckBody(const WriteRequest& request, bool all_tenants, MergeRows& rows);
 
 // Inside a transaction that the caller commits when this is OK, and rolls back otherwise.
-boost::asio::awaitable<absl::StatusOr<WriteAnswer>> RunWrite(Runner& runner, const catalog::Model& model, const CallContext& context, const WriteRequest& request, MergeRows rows,
-                                                            const ListQuery& projection);
+boost::asio::awaitable<absl::StatusOr<WriteAnswer>> RunWrite(Runner& runner, const catalog::Model& model,
+                                                             const CallContext& context, const WriteRequest& request,
+                                                             MergeRows rows, const ListQuery& projection);
 
 // "<version>.<digest of what is shown>", with quotes.
 std::string EntityTag(const ListQuery& projection, std::string_view version, std::string_view json);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Lists: filters against SQL written by hand, pages against the unpaged order, relations by a constant number of statements.
+// Lists: filters against SQL written by hand, pages against the unpaged order, relations by a constant number of
+// statements.
 #include <algorithm>
 #include <pqxx/pqxx>
 #include <set>
@@ -95,7 +96,9 @@ Lines Column(World& world, const std::string& sql) {
   return out;
 }
 // What a browser would send.
-std::string Encode(const std::string& text) { return absl::StrReplaceAll(text, {{" ", "%20"}, {"'", "%27"}, {"%", "%25"}, {"\"", "%22"}, {"+", "%2B"}}); }
+std::string Encode(const std::string& text) {
+  return absl::StrReplaceAll(text, {{" ", "%20"}, {"'", "%27"}, {"%", "%25"}, {"\"", "%22"}, {"+", "%2B"}});
+}
 
 TEST_CASE("filters mean what the same condition means in SQL") {
   World world(kThings, kCatalog);
@@ -140,45 +143,72 @@ TEST_CASE("filters mean what the same condition means in SQL") {
       {"filter[span][overlaps]=[3,6)", "span && '[3,6)'"},
       {"filter[or][0][rank]=1&filter[or][1][mood]=sad", "rank = 1 OR mood = 'sad'"},
       {"filter[not][rank]=1", "NOT (rank = 1)"},
-      {"filter[not][or][0][rank]=1&filter[not][or][1][rank]=2&filter[flag]=true", "NOT (rank = 1 OR rank = 2) AND flag"},
-      {"filter[owner.name]=Ann", "EXISTS (SELECT FROM t.owners o WHERE o.id = owner_id AND o.name = 'Ann' AND o.tenant = 'acme')"},
+      {"filter[not][or][0][rank]=1&filter[not][or][1][rank]=2&filter[flag]=true",
+       "NOT (rank = 1 OR rank = 2) AND flag"},
+      {"filter[owner.name]=Ann",
+       "EXISTS (SELECT FROM t.owners o WHERE o.id = owner_id AND o.name = 'Ann' AND o.tenant = 'acme')"},
       {"filter[owner.country]=FR", "EXISTS (SELECT FROM t.owners o WHERE o.id = owner_id AND o.country = 'FR')"},
       {"filter[owner_id][is_null]=true", "owner_id IS NULL"},
   };
   for (const auto& [query, where] : cases) {
     INFO(query);
-    const Lines expected = Column(world, StrCat("SELECT id FROM t.things WHERE tenant = 'acme' AND (", where, ") ORDER BY id"));
+    const Lines expected =
+        Column(world, StrCat("SELECT id FROM t.things WHERE tenant = 'acme' AND (", where, ") ORDER BY id"));
     CHECK(Ids(world.Get(kAcme, StrCat("/v1/things?limit=200&sort=id&", Encode(query)))) == expected);
   }
   const std::pair<std::string, std::string> lists[] = {
       {"filter[things][some][rank]=1", "EXISTS (SELECT FROM t.things x WHERE x.owner_id = o.id AND x.rank = 1)"},
       {"filter[things][none][rank]=1", "NOT EXISTS (SELECT FROM t.things x WHERE x.owner_id = o.id AND x.rank = 1)"},
-      {"filter[things][every][rank][gte]=0", "NOT EXISTS (SELECT FROM t.things x WHERE x.owner_id = o.id AND (x.rank >= 0) IS NOT TRUE)"},
-      {"filter[things][some][rank]=1&filter[things][some][mood]=happy", "EXISTS (SELECT FROM t.things x WHERE x.owner_id = o.id AND x.rank = 1 AND x.mood = 'happy')"},
+      {"filter[things][every][rank][gte]=0",
+       "NOT EXISTS (SELECT FROM t.things x WHERE x.owner_id = o.id AND (x.rank >= 0) IS NOT TRUE)"},
+      {"filter[things][some][rank]=1&filter[things][some][mood]=happy",
+       "EXISTS (SELECT FROM t.things x WHERE x.owner_id = o.id AND x.rank = 1 AND x.mood = 'happy')"},
   };
   for (const auto& [query, where] : lists) {
     INFO(query);
-    CHECK(Ids(world.Get(kAcme, StrCat("/v1/owners?sort=id&", query))) == Column(world, StrCat("SELECT id FROM t.owners o WHERE tenant = 'acme' AND ", where, " ORDER BY id")));
+    CHECK(Ids(world.Get(kAcme, StrCat("/v1/owners?sort=id&", query))) ==
+          Column(world, StrCat("SELECT id FROM t.owners o WHERE tenant = 'acme' AND ", where, " ORDER BY id")));
   }
   // The same tree as JSON.
-  Answer posted = world.Call(kAcme, "QUERY", "/v1/things", R"({"filter":{"or":[{"rank":1},{"mood":"sad"}]},"sort":["id"],"limit":200})");
-  CHECK(Ids(posted) == Ids(world.Get(kAcme, "/v1/things?limit=200&sort=id&filter[or][0][rank]=1&filter[or][1][mood]=sad")));
-  CHECK(Ids(world.Call(kAcme, "POST", "/v1/things:query", R"({"filter":{"rank":{"in":[1,2]}},"sort":"id","limit":200})")) ==
+  Answer posted = world.Call(kAcme, "QUERY", "/v1/things",
+                             R"({"filter":{"or":[{"rank":1},{"mood":"sad"}]},"sort":["id"],"limit":200})");
+  CHECK(Ids(posted) ==
+        Ids(world.Get(kAcme, "/v1/things?limit=200&sort=id&filter[or][0][rank]=1&filter[or][1][mood]=sad")));
+  CHECK(Ids(world.Call(kAcme, "POST", "/v1/things:query",
+                       R"({"filter":{"rank":{"in":[1,2]}},"sort":"id","limit":200})")) ==
         Column(world, "SELECT id FROM t.things WHERE tenant = 'acme' AND rank IN (1, 2) ORDER BY id"));
 }
 
 TEST_CASE("wrong queries are refused before any SQL") {
   World world(kThings, kCatalog);
   const std::pair<std::string, std::string> cases[] = {
-      {"filter[rank]=x", "filter-invalid"},          {"filter[rank]=1e2", "filter-invalid"},      {"filter[rank]=99999999999", "filter-invalid"},
-      {"filter[rank][like]=1", "filter-invalid"},    {"filter[rank][what]=1", "filter-invalid"},  {"filter[mood]=Ok", "filter-invalid"},
-      {"filter[flag]=1", "filter-invalid"},          {"filter[at]=2026-01-01", "filter-invalid"}, {"filter[label][like]=%25a%25a%25a%25", "filter-invalid"},
-      {"filter[things][some][id]=1", "unknown-field"}, {"filter[owner][some][id]=1", "filter-invalid"}, {"filter[tenant][foo]=1", "filter-invalid"},
-      {"limit=0", "invalid-parameter"},              {"limit=201", "invalid-parameter"},          {"limit=1e3", "invalid-parameter"},
-      {"offset=10001", "offset-too-deep"},           {"sort=doc", "field-not-sortable"},          {"sort=rank,-rank", "invalid-parameter"},
-      {"sort=owner.name", "unknown-field"},          {"cursor=abc", "cursor-invalid"},            {"cursor=abc&offset=1", "invalid-parameter"},
-      {"fields=rank%00", "invalid-parameter"},       {"unknown=1", "invalid-parameter"},          {"count=all", "invalid-parameter"},
-      {"expand=owner.things.owner.things", "expand-too-deep"}, {"expand=tags", "unknown-field"},  {"filter[label]=%00", "invalid-parameter"},
+      {"filter[rank]=x", "filter-invalid"},
+      {"filter[rank]=1e2", "filter-invalid"},
+      {"filter[rank]=99999999999", "filter-invalid"},
+      {"filter[rank][like]=1", "filter-invalid"},
+      {"filter[rank][what]=1", "filter-invalid"},
+      {"filter[mood]=Ok", "filter-invalid"},
+      {"filter[flag]=1", "filter-invalid"},
+      {"filter[at]=2026-01-01", "filter-invalid"},
+      {"filter[label][like]=%25a%25a%25a%25", "filter-invalid"},
+      {"filter[things][some][id]=1", "unknown-field"},
+      {"filter[owner][some][id]=1", "filter-invalid"},
+      {"filter[tenant][foo]=1", "filter-invalid"},
+      {"limit=0", "invalid-parameter"},
+      {"limit=201", "invalid-parameter"},
+      {"limit=1e3", "invalid-parameter"},
+      {"offset=10001", "offset-too-deep"},
+      {"sort=doc", "field-not-sortable"},
+      {"sort=rank,-rank", "invalid-parameter"},
+      {"sort=owner.name", "unknown-field"},
+      {"cursor=abc", "cursor-invalid"},
+      {"cursor=abc&offset=1", "invalid-parameter"},
+      {"fields=rank%00", "invalid-parameter"},
+      {"unknown=1", "invalid-parameter"},
+      {"count=all", "invalid-parameter"},
+      {"expand=owner.things.owner.things", "expand-too-deep"},
+      {"expand=tags", "unknown-field"},
+      {"filter[label]=%00", "invalid-parameter"},
   };
   world.TakeStatements();
   for (const auto& [query, slug] : cases) {
@@ -217,7 +247,8 @@ TEST_CASE("walking all pages gives each row once, in the unpaged order, forwards
       std::vector<Lines> pages;
       std::string cursor, last_prev;
       for (int guard = 0; guard < 40; ++guard) {
-        Answer page = world.Get(kAcme, StrCat("/v1/things?fields=id&sort=", sort, "&limit=", limit, cursor.empty() ? "" : "&cursor=" + cursor));
+        Answer page = world.Get(kAcme, StrCat("/v1/things?fields=id&sort=", sort, "&limit=", limit,
+                                              cursor.empty() ? "" : "&cursor=" + cursor));
         REQUIRE(page.status() == 200);
         const Lines ids = Ids(page);
         forward.insert(forward.end(), ids.begin(), ids.end());
@@ -232,7 +263,8 @@ TEST_CASE("walking all pages gives each row once, in the unpaged order, forwards
       }
       CHECK(forward == expected);
       for (size_t back = pages.size() - 1; back-- > 0;) {
-        Answer page = world.Get(kAcme, StrCat("/v1/things?fields=id&sort=", sort, "&limit=", limit, "&cursor=", last_prev));
+        Answer page =
+            world.Get(kAcme, StrCat("/v1/things?fields=id&sort=", sort, "&limit=", limit, "&cursor=", last_prev));
         CHECK(Ids(page) == pages[back]);
         const JsonValue* prev = page.json().Find("page")->Find("prev_cursor");
         CHECK(prev->is_string() == (back > 0));
@@ -245,9 +277,13 @@ TEST_CASE("walking all pages gives each row once, in the unpaged order, forwards
 
 TEST_CASE("a cursor belongs to its query, its caller and its key") {
   World world(kThings, kCatalog);
-  const auto next = [](const Answer& answer) { return std::string(answer.json().Find("page")->Find("next_cursor")->text()); };
+  const auto next = [](const Answer& answer) {
+    return std::string(answer.json().Find("page")->Find("next_cursor")->text());
+  };
   const std::string cursor = next(world.Get(kAcme, "/v1/things?sort=rank&limit=3&filter[flag]=true"));
-  const auto with = [&](const Principal& who, const std::string& query) { return world.Get(who, StrCat("/v1/things?", query, "&cursor=", cursor)).problem(); };
+  const auto with = [&](const Principal& who, const std::string& query) {
+    return world.Get(who, StrCat("/v1/things?", query, "&cursor=", cursor)).problem();
+  };
   CHECK(with(kAcme, "sort=rank&limit=9&filter[flag]=true") == "");
   CHECK(with(kAcme, "sort=-rank&limit=3&filter[flag]=true") == "cursor-mismatch");
   CHECK(with(kAcme, "sort=rank&limit=3&filter[flag]=false") == "cursor-mismatch");
@@ -257,8 +293,10 @@ TEST_CASE("a cursor belongs to its query, its caller and its key") {
   CHECK(world.Get(kAcme, "/v1/owners?sort=name&cursor=" + cursor).problem() == "cursor-mismatch");
   std::string flipped = cursor;
   flipped[cursor.size() / 2] = flipped[cursor.size() / 2] == 'A' ? 'B' : 'A';
-  for (const std::string& broken : {flipped, cursor.substr(0, cursor.size() - 4), std::string(2048, 'A'), std::string("%00"), std::string("a b")}) {
-    Answer answer = world.Get(kAcme, StrCat("/v1/things?sort=rank&filter[flag]=true&cursor=", absl::StrReplaceAll(broken, {{" ", "%20"}})));
+  for (const std::string& broken :
+       {flipped, cursor.substr(0, cursor.size() - 4), std::string(2048, 'A'), std::string("%00"), std::string("a b")}) {
+    Answer answer = world.Get(
+        kAcme, StrCat("/v1/things?sort=rank&filter[flag]=true&cursor=", absl::StrReplaceAll(broken, {{" ", "%20"}})));
     CHECK(answer.status() == 400);
   }
   // Another copy of the service with the same key reads it, one with another key does not.
@@ -282,19 +320,23 @@ TEST_CASE("a cursor belongs to its query, its caller and its key") {
 TEST_CASE("counts and offsets") {
   World world(kThings, kCatalog);
   Answer exact = world.Get(kAcme, "/v1/things?count=exact&limit=5&filter[rank][gt]=3");
-  CHECK(exact.json().Find("page")->Find("total")->text() == world.Value("SELECT count(*) FROM t.things WHERE tenant = 'acme' AND rank > 3"));
+  CHECK(exact.json().Find("page")->Find("total")->text() ==
+        world.Value("SELECT count(*) FROM t.things WHERE tenant = 'acme' AND rank > 3"));
   CHECK(exact.json().Find("page")->Find("total_kind")->text() == "exact");
   Answer estimated = world.Get(kAcme, "/v1/things?count=estimated&limit=5");
   CHECK(estimated.json().Find("page")->Find("total_kind")->text() == "estimated");
   CHECK(estimated.json().Find("page")->Find("total")->is_number());
   CHECK(world.Get(kAcme, "/v1/things?limit=5").json().Find("page")->Find("total") == nullptr);
-  CHECK(Ids(world.Get(kAcme, "/v1/things?sort=id&limit=5&offset=10")) == Column(world, "SELECT id FROM t.things WHERE tenant = 'acme' ORDER BY id LIMIT 5 OFFSET 10"));
+  CHECK(Ids(world.Get(kAcme, "/v1/things?sort=id&limit=5&offset=10")) ==
+        Column(world, "SELECT id FROM t.things WHERE tenant = 'acme' ORDER BY id LIMIT 5 OFFSET 10"));
   CHECK(world.Get(kAcme, "/v1/owners?offset=1").problem() == "invalid-parameter");
 }
 
 TEST_CASE("expansions: one statement per level, whatever the number of rows") {
   World world(kThings, kCatalog);
-  const std::string query = "?expand=things,things.owner&expand[things][limit]=4&expand[things][sort]=-rank:nulls_last&expand[things][fields]=id,rank&expand[things][filter][mood]=ok&sort=id";
+  const std::string query =
+      "?expand=things,things.owner&expand[things][limit]=4&expand[things][sort]=-rank:nulls_last&expand[things][fields]"
+      "=id,rank&expand[things][filter][mood]=ok&sort=id";
   world.TakeStatements();
   Answer two = world.Get(kAcme, "/v1/owners" + query);
   REQUIRE(two.status() == 200);
@@ -307,8 +349,8 @@ TEST_CASE("expansions: one statement per level, whatever the number of rows") {
   CHECK(world.TakeStatements().size() == 4);
   for (const JsonValue& owner : two.json().Find("data")->items()) {
     const std::string id(owner.Find("id")->text());
-    const Lines expected =
-        Column(world, StrCat("SELECT id FROM t.things WHERE tenant = 'acme' AND owner_id = ", id, " AND mood = 'ok' ORDER BY rank DESC NULLS LAST, id DESC LIMIT 4"));
+    const Lines expected = Column(world, StrCat("SELECT id FROM t.things WHERE tenant = 'acme' AND owner_id = ", id,
+                                                " AND mood = 'ok' ORDER BY rank DESC NULLS LAST, id DESC LIMIT 4"));
     Lines got;
     const JsonValue& things = *owner.Find("things");
     for (const JsonValue& thing : things.Find("data")->items()) {
@@ -317,14 +359,17 @@ TEST_CASE("expansions: one statement per level, whatever the number of rows") {
       CHECK(thing.members().size() == 3);
     }
     CHECK(got == expected);
-    const bool more = world.Value(StrCat("SELECT count(*) > 4 FROM t.things WHERE tenant = 'acme' AND owner_id = ", id, " AND mood = 'ok'")) == "t";
+    const bool more = world.Value(StrCat("SELECT count(*) > 4 FROM t.things WHERE tenant = 'acme' AND owner_id = ", id,
+                                         " AND mood = 'ok'")) == "t";
     CHECK(things.Find("page")->Find("has_more")->boolean() == more);
     CHECK(things.Find("page")->Find("limit")->text() == "4");
   }
   // To-one: null where there is none; dotted fields are the same relation.
   Answer things = world.Get(kAcme, "/v1/things?sort=id&limit=200&fields=id,owner.name");
   for (const JsonValue& thing : things.json().Find("data")->items()) {
-    const std::string owner = world.Value(StrCat("SELECT coalesce((SELECT name FROM t.owners o WHERE o.id = owner_id), '-') FROM t.things WHERE id = ", thing.Find("id")->text()));
+    const std::string owner = world.Value(
+        StrCat("SELECT coalesce((SELECT name FROM t.owners o WHERE o.id = owner_id), '-') FROM t.things WHERE id = ",
+               thing.Find("id")->text()));
     const JsonValue* shown = thing.Find("owner");
     REQUIRE(shown != nullptr);
     CHECK((shown->is_null() ? "-" : std::string(shown->Find("name")->text())) == owner);
@@ -334,7 +379,8 @@ TEST_CASE("expansions: one statement per level, whatever the number of rows") {
   const Principal reader = Someone("acme", {"reader"});
   Answer seen = world.Get(reader, "/v1/owners?expand=things&expand[things][limit]=100&sort=id");
   CHECK(Ids(seen) == Lines{"1"});
-  CHECK(world.Get(reader, "/v1/things?count=exact&limit=1").json().Find("page")->Find("total")->text() == world.Value("SELECT count(*) FROM t.things WHERE owner_id = 1"));
+  CHECK(world.Get(reader, "/v1/things?count=exact&limit=1").json().Find("page")->Find("total")->text() ==
+        world.Value("SELECT count(*) FROM t.things WHERE owner_id = 1"));
 }
 
 TEST_CASE("lists for threads that wait: pages, cursors, exports and messages") {
@@ -350,11 +396,15 @@ TEST_CASE("lists for threads that wait: pages, cursors, exports and messages") {
   std::string cursor;
   for (int guard = 0; guard < 20; ++guard) {
     RowsPage page;
-    const absl::Status status = world.pool().Snapshot(context.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
-      auto listed = ListRows(tx, things, world.model(), context, query("sort=-rank&limit=17&fields=id,rank&count=exact" + (cursor.empty() ? "" : "&cursor=" + cursor)), kCursorKey);
-      if (listed.ok()) page = *std::move(listed);
-      return listed.status();
-    });
+    const absl::Status status =
+        world.pool().Snapshot(context.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
+          auto listed = ListRows(
+              tx, things, world.model(), context,
+              query("sort=-rank&limit=17&fields=id,rank&count=exact" + (cursor.empty() ? "" : "&cursor=" + cursor)),
+              kCursorKey);
+          if (listed.ok()) page = *std::move(listed);
+          return listed.status();
+        });
     REQUIRE_THAT(status, testing::IsOk());
     CHECK(page.fields == Lines{"id", "rank"});
     CHECK(page.page.total() == 96);
@@ -369,27 +419,33 @@ TEST_CASE("lists for threads that wait: pages, cursors, exports and messages") {
   CHECK(plan->fields == Lines{"id", "label"});
   CHECK(plan->sql.find("LIMIT") == std::string::npos);
   CHECK(plan->params == std::vector<std::optional<std::string>>{"acme", "ok"});
-  CHECK_THAT(PlanExport(things, world.model(), Context(Someone("acme", {})), query("")), testing::HasProblem("forbidden"));
+  CHECK_THAT(PlanExport(things, world.model(), Context(Someone("acme", {})), query("")),
+             testing::HasProblem("forbidden"));
 
   // A resource of the suite's own: readable by every caller, of their tenant.
-  world.Sql("CREATE VIEW mainstay.queue_like AS SELECT 'q' || g AS name, CASE WHEN g < 3 THEN 'acme' ELSE 'globex' END AS tenant, g::bigint AS backlog, true AS paused FROM generate_series(1, 4) g");
-  const absl::Status status = world.pool().Autocommit(context.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
-    auto resource = catalog::SystemResource(tx, "mainstay.queue_like", {.name = "queues", .key = "name", .default_sort = "name"});
-    REQUIRE_THAT(resource, testing::IsOk());
-    const CallContext anyone = Context(Someone("acme", {"viewer"}));
-    auto listed = ListRows(tx, *resource, world.model(), anyone, query("limit=10"), kCursorKey);
-    REQUIRE_THAT(listed, testing::IsOk());
-    REQUIRE(listed->rows.size() == 2);
-    mainstay::jobs::v1::Queue queue;
-    CHECK_THAT(FillMessage(*listed, 1, &queue), testing::IsOk());
-    CHECK(queue.name() == "q2");
-    auto page = ListRows(tx, *resource, world.model(), anyone, query("limit=1"), kCursorKey);
-    REQUIRE(page->page.has_more());
-    auto after = ListRows(tx, *resource, world.model(), anyone, query("limit=1&cursor=" + page->page.next_cursor()), kCursorKey);
-    REQUIRE_THAT(after, testing::IsOk());
-    CHECK(after->rows[0][0] == "q2");
-    return absl::OkStatus();
-  });
+  world.Sql(
+      "CREATE VIEW mainstay.queue_like AS SELECT 'q' || g AS name, CASE WHEN g < 3 THEN 'acme' ELSE 'globex' END AS "
+      "tenant, g::bigint AS backlog, true AS paused FROM generate_series(1, 4) g");
+  const absl::Status status =
+      world.pool().Autocommit(context.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
+        auto resource = catalog::SystemResource(tx, "mainstay.queue_like",
+                                                {.name = "queues", .key = "name", .default_sort = "name"});
+        REQUIRE_THAT(resource, testing::IsOk());
+        const CallContext anyone = Context(Someone("acme", {"viewer"}));
+        auto listed = ListRows(tx, *resource, world.model(), anyone, query("limit=10"), kCursorKey);
+        REQUIRE_THAT(listed, testing::IsOk());
+        REQUIRE(listed->rows.size() == 2);
+        mainstay::jobs::v1::Queue queue;
+        CHECK_THAT(FillMessage(*listed, 1, &queue), testing::IsOk());
+        CHECK(queue.name() == "q2");
+        auto page = ListRows(tx, *resource, world.model(), anyone, query("limit=1"), kCursorKey);
+        REQUIRE(page->page.has_more());
+        auto after = ListRows(tx, *resource, world.model(), anyone, query("limit=1&cursor=" + page->page.next_cursor()),
+                              kCursorKey);
+        REQUIRE_THAT(after, testing::IsOk());
+        CHECK(after->rows[0][0] == "q2");
+        return absl::OkStatus();
+      });
   CHECK_THAT(status, testing::IsOk());
 }
 

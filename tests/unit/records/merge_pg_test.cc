@@ -58,11 +58,13 @@ struct Merged {
   }
 };
 
-Merged Run(World& world, const Principal& who, const std::vector<std::string>& fields, const std::vector<Row>& rows, const MergeOptions& options, bool commit = true) {
+Merged Run(World& world, const Principal& who, const std::vector<std::string>& fields, const std::vector<Row>& rows,
+           const MergeOptions& options, bool commit = true) {
   Merged out;
   const CallContext context = Context(who);
   out.status = world.pool().Transaction(context.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
-    auto merged = Merge(tx, *world.model().FindResource("items"), world.model(), context, {.fields = fields, .rows = rows}, options);
+    auto merged = Merge(tx, *world.model().FindResource("items"), world.model(), context,
+                        {.fields = fields, .rows = rows}, options);
     if (!merged.ok()) return merged.status();
     out.result = *std::move(merged);
     return commit ? absl::OkStatus() : absl::AbortedError("rolled back by the test");
@@ -88,7 +90,8 @@ TEST_CASE("upsert by a natural key: created, updated, unchanged") {
   REQUIRE_THAT(first.status, testing::IsOk());
   CHECK(first.words() == Lines{"created", "created"});
   CHECK(first.result.created == 2);
-  Merged second = Run(world, kAcme, {"code", "name", "price"}, {{"b", "B2", "3"}, {"a", "A", "1.5"}, {"c", "C", "0"}}, by_code);
+  Merged second =
+      Run(world, kAcme, {"code", "name", "price"}, {{"b", "B2", "3"}, {"a", "A", "1.5"}, {"c", "C", "0"}}, by_code);
   CHECK(second.words() == Lines{"updated", "unchanged", "created"});
   CHECK(Dump(world) == "a|A|1.50|1|\nb|B2|3.00|2|\nc|C|0.00|1|\n");
   CHECK(world.Value("SELECT count(*) FROM m.items WHERE updated_at > '2020-01-01'") == "1");
@@ -106,14 +109,19 @@ TEST_CASE("modes") {
   CHECK(run(MergeMode::kCreate, {{"a", "2"}, {"c", "1"}}) == Lines{"error code:unique", "created"});
   CHECK(run(MergeMode::kUpdate, {{"a", "3"}, {"x", "3"}}) == Lines{"updated", "error code:not_found"});
   CHECK(run(MergeMode::kIgnore, {{"a", "4"}, {"d", "1"}}) == Lines{"skipped", "created"});
-  CHECK(run(MergeMode::kDelete, {{"b", std::nullopt}, {"x", "1"}}) == Lines{"error name:required", "error code:not_found"});
-  CHECK(Run(world, kAcme, {"code"}, {{"b"}, {"x"}}, {.mode = MergeMode::kDelete, .key = {"code"}, .skip_errors = true}).words() == Lines{"deleted", "error code:not_found"});
+  CHECK(run(MergeMode::kDelete, {{"b", std::nullopt}, {"x", "1"}}) ==
+        Lines{"error name:required", "error code:not_found"});
+  CHECK(Run(world, kAcme, {"code"}, {{"b"}, {"x"}}, {.mode = MergeMode::kDelete, .key = {"code"}, .skip_errors = true})
+            .words() == Lines{"deleted", "error code:not_found"});
   CHECK(Dump(world, "code, name") == "a|3|\nc|1|\nd|1|\n");
   // Without a key new rows can be made, and nothing else.
   CHECK(Run(world, kAcme, {"code", "name"}, {{"e", "E"}}, {.mode = MergeMode::kCreate}).words() == Lines{"created"});
-  CHECK_THAT(Run(world, kAcme, {"code", "name"}, {{"e", "E"}}, {.mode = MergeMode::kUpsert}).status, testing::HasProblem("validation-failed"));
-  CHECK_THAT(Run(world, kAcme, {"name", "code"}, {{"e", "E"}}, {.key = {"name"}}).status, testing::HasProblem("validation-failed"));
-  CHECK_THAT(Run(world, kAcme, {"code", "secret"}, {{"e", "E"}}, {.key = {"code"}}).status, testing::HasProblem("validation-failed"));
+  CHECK_THAT(Run(world, kAcme, {"code", "name"}, {{"e", "E"}}, {.mode = MergeMode::kUpsert}).status,
+             testing::HasProblem("validation-failed"));
+  CHECK_THAT(Run(world, kAcme, {"name", "code"}, {{"e", "E"}}, {.key = {"name"}}).status,
+             testing::HasProblem("validation-failed"));
+  CHECK_THAT(Run(world, kAcme, {"code", "secret"}, {{"e", "E"}}, {.key = {"code"}}).status,
+             testing::HasProblem("validation-failed"));
 }
 
 TEST_CASE("bad rows are told apart from good ones, whoever finds them") {
@@ -121,38 +129,53 @@ TEST_CASE("bad rows are told apart from good ones, whoever finds them") {
   Run(world, kAcme, {"code", "name", "slug"}, {{"old", "O", "taken"}}, {.key = {"code"}});
   const std::vector<std::string> fields = {"code", "name", "price", "team_id", "slug"};
   const std::vector<Row> rows = {
-      {"a", "A", "1", "1", std::nullopt},       // fine
-      {"b", "B", "13", "1", std::nullopt},      // CHECK
-      {"c", "C", "x", "1", std::nullopt},       // no number
+      {"a", "A", "1", "1", std::nullopt},   // fine
+      {"b", "B", "13", "1", std::nullopt},  // CHECK
+      {"c", "C", "x", "1", std::nullopt},   // no number
       {"d", std::nullopt, "1", "1", std::nullopt},
-      {"e", "E", "1", "3", std::nullopt},       // another tenant's team
-      {"f", "F", "1", "77", std::nullopt},      // no team
-      {"g", "G", "1", "2", "taken"},            // another unique key
-      {"a", "A2", "1", "1", std::nullopt},      // twice in the input
-      {"h", "H", "1", std::nullopt, "free"},    // fine
+      {"e", "E", "1", "3", std::nullopt},     // another tenant's team
+      {"f", "F", "1", "77", std::nullopt},    // no team
+      {"g", "G", "1", "2", "taken"},          // another unique key
+      {"a", "A2", "1", "1", std::nullopt},    // twice in the input
+      {"h", "H", "1", std::nullopt, "free"},  // fine
       {"toolongacode", "I", "1", "1", std::nullopt},
   };
-  const Lines expected = {"created",          "error price:rule_violation", "error price:invalid_type", "error name:required", "error team_id:reference_not_found",
-                          "error team_id:reference_not_found", "error slug:unique", "error code:duplicate_key", "created", "error code:too_long"};
+  const Lines expected = {"created",
+                          "error price:rule_violation",
+                          "error price:invalid_type",
+                          "error name:required",
+                          "error team_id:reference_not_found",
+                          "error team_id:reference_not_found",
+                          "error slug:unique",
+                          "error code:duplicate_key",
+                          "created",
+                          "error code:too_long"};
   Merged skipped = Run(world, kAcme, fields, rows, {.key = {"code"}, .skip_errors = true});
   REQUIRE_THAT(skipped.status, testing::IsOk());
   CHECK(skipped.words() == expected);
   CHECK(skipped.result.error == 8);
   CHECK(Dump(world, "code") == "a|\nh|\nold|\n");
   // Without skipping nothing is written, even when the caller commits.
-  Merged strict = Run(world, kAcme, fields, {{"x", "X", "1", "1", std::nullopt}, {"y", "Y", "13", "1", std::nullopt}}, {.key = {"code"}});
+  Merged strict = Run(world, kAcme, fields, {{"x", "X", "1", "1", std::nullopt}, {"y", "Y", "13", "1", std::nullopt}},
+                      {.key = {"code"}});
   REQUIRE_THAT(strict.status, testing::IsOk());
   CHECK(strict.result.error >= 1);
   CHECK(strict.word(1) == "error price:rule_violation");
   CHECK(Dump(world, "code") == "a|\nh|\nold|\n");
-  Merged dry = Run(world, kAcme, fields, {{"x", "X", "1", "1", std::nullopt}, {"y", "Y", "13", "1", std::nullopt}}, {.key = {"code"}, .skip_errors = true, .validate_only = true});
+  Merged dry = Run(world, kAcme, fields, {{"x", "X", "1", "1", std::nullopt}, {"y", "Y", "13", "1", std::nullopt}},
+                   {.key = {"code"}, .skip_errors = true, .validate_only = true});
   CHECK(dry.words() == Lines{"created", "error price:rule_violation"});
   CHECK(Dump(world, "code") == "a|\nh|\nold|\n");
 }
 
 TEST_CASE("old news stays out, and status fields change only as declared") {
   World world(kTables, kCatalog);
-  MergeOptions options{.mode = MergeMode::kUpsert, .key = {"code"}, .skip_errors = true, .stale_field = "seen", .status_field = "state", .transitions = {{"new", {"open"}}, {"open", {"done", "new"}}}};
+  MergeOptions options{.mode = MergeMode::kUpsert,
+                       .key = {"code"},
+                       .skip_errors = true,
+                       .stale_field = "seen",
+                       .status_field = "state",
+                       .transitions = {{"new", {"open"}}, {"open", {"done", "new"}}}};
   const auto run = [&](const std::string& state, const std::string& seen) {
     return Run(world, kAcme, {"code", "name", "state", "seen"}, {{"a", "A", state, seen}}, options).word(0);
   };
@@ -171,21 +194,25 @@ TEST_CASE("roles bound what a merge may touch, on the old row and on the new one
   World world(kTables, kCatalog);
   Run(world, kAcme, {"code", "name", "state"}, {{"a", "A", "new"}, {"b", "B", "locked"}}, {.key = {"code"}});
   const Principal clerk = Someone("acme", {"clerk"}), feed = Someone("acme", {"feed"});
-  const auto run = [&](const Principal& who, const std::vector<std::string>& fields, const std::vector<Row>& rows, MergeMode mode = MergeMode::kUpsert) {
+  const auto run = [&](const Principal& who, const std::vector<std::string>& fields, const std::vector<Row>& rows,
+                       MergeMode mode = MergeMode::kUpsert) {
     return Run(world, who, fields, rows, {.mode = mode, .key = {"code"}, .skip_errors = true});
   };
   // b is none the clerk can see: its code is taken, and that is all.
   CHECK(run(clerk, {"code", "name"}, {{"a", "A1"}, {"b", "B1"}}).words() == Lines{"updated", "error code:unique"});
   CHECK(run(clerk, {"code", "name"}, {{"b", "B1"}}, MergeMode::kUpdate).words() == Lines{"error code:not_found"});
   CHECK(run(clerk, {"code", "state"}, {{"a", "locked"}}, MergeMode::kUpdate).words() == Lines{"error :forbidden"});
-  CHECK(run(clerk, {"code", "name", "state"}, {{"c", "C", "locked"}, {"d", "D", "new"}}).words() == Lines{"error :forbidden", "created"});
+  CHECK(run(clerk, {"code", "name", "state"}, {{"c", "C", "locked"}, {"d", "D", "new"}}).words() ==
+        Lines{"error :forbidden", "created"});
   CHECK_THAT(run(clerk, {"code"}, {{"a"}}, MergeMode::kDelete).status, testing::HasProblem("forbidden"));
   CHECK(run(feed, {"code", "state"}, {{"a", "open"}, {"zz", "open"}}).words() == Lines{"updated", "error :forbidden"});
   CHECK_THAT(run(feed, {"code", "name"}, {{"a", "N"}}).status, testing::HasProblem("validation-failed"));
   CHECK_THAT(run(Someone("acme", {}), {"code", "name"}, {{"a", "N"}}).status, testing::HasProblem("forbidden"));
   CHECK(Dump(world, "code, name, state") == "a|A1|open|\nb|B|locked|\nd|D|new|\n");
   // An operator of all tenants names the tenant of each row.
-  CHECK(Run(world, Someone("*"), {"tenant", "code", "name"}, {{"acme", "a", "S"}, {"globex", "a", "S"}}, {.key = {"code"}}).words() == Lines{"updated", "created"});
+  CHECK(Run(world, Someone("*"), {"tenant", "code", "name"}, {{"acme", "a", "S"}, {"globex", "a", "S"}},
+            {.key = {"code"}})
+            .words() == Lines{"updated", "created"});
 }
 
 TEST_CASE("random batches agree with a naive oracle") {
@@ -199,12 +226,14 @@ TEST_CASE("random batches agree with a naive oracle") {
   };
   std::map<std::string, Item> oracle;
   for (int round = 0; round < 60; ++round) {
-    const MergeMode mode = std::vector<MergeMode>{MergeMode::kCreate, MergeMode::kUpdate, MergeMode::kUpsert, MergeMode::kUpsert, MergeMode::kIgnore, MergeMode::kDelete}[pick(6)];
+    const MergeMode mode = std::vector<MergeMode>{MergeMode::kCreate, MergeMode::kUpdate, MergeMode::kUpsert,
+                                                  MergeMode::kUpsert, MergeMode::kIgnore, MergeMode::kDelete}[pick(6)];
     const bool skip = pick(4) != 0;
     std::vector<Row> rows;
     const int n = pick(25);
     for (int i = 0; i < n; ++i) {
-      Row row = {StrCat("k", pick(40)), StrCat("name", pick(3)), pick(5) == 0 ? std::nullopt : std::optional<std::string>(StrCat(10 + pick(5)))};
+      Row row = {StrCat("k", pick(40)), StrCat("name", pick(3)),
+                 pick(5) == 0 ? std::nullopt : std::optional<std::string>(StrCat(10 + pick(5)))};
       if (pick(15) == 0) row[2] = "bad";
       rows.push_back(row);
     }
@@ -221,8 +250,11 @@ TEST_CASE("random batches agree with a naive oracle") {
         word = "error price:invalid_type";
       } else if (!seen.insert(code).second) {
         word = "error code:duplicate_key";
-      } else if (!remove && row[2] == "13" && (mode == MergeMode::kCreate || mode == MergeMode::kIgnore || mode == MergeMode::kUpsert || mode == MergeMode::kUpdate) &&
-                 !(next.contains(code) && (mode == MergeMode::kCreate || mode == MergeMode::kIgnore)) && !(mode == MergeMode::kUpdate && !next.contains(code))) {
+      } else if (!remove && row[2] == "13" &&
+                 (mode == MergeMode::kCreate || mode == MergeMode::kIgnore || mode == MergeMode::kUpsert ||
+                  mode == MergeMode::kUpdate) &&
+                 !(next.contains(code) && (mode == MergeMode::kCreate || mode == MergeMode::kIgnore)) &&
+                 !(mode == MergeMode::kUpdate && !next.contains(code))) {
         word = "error price:rule_violation";
       } else if (!next.contains(code)) {
         if (remove || mode == MergeMode::kUpdate) {
@@ -248,7 +280,8 @@ TEST_CASE("random batches agree with a naive oracle") {
       expected.push_back(word);
     }
     std::vector<Row> given = rows;
-    Merged merged = Run(world, kAcme, {"code", "name", "price"}, given, {.mode = mode, .key = {"code"}, .skip_errors = skip});
+    Merged merged =
+        Run(world, kAcme, {"code", "name", "price"}, given, {.mode = mode, .key = {"code"}, .skip_errors = skip});
     REQUIRE_THAT(merged.status, testing::IsOk());
     INFO("round " << round << " mode " << static_cast<int>(mode) << " skip " << skip);
     if (skip) {
@@ -261,7 +294,9 @@ TEST_CASE("random batches agree with a naive oracle") {
       oracle = next;
     }
     std::string wanted;
-    for (const auto& [code, item] : oracle) StrAppend(&wanted, code, "|", item.name, "|", item.price.has_value() ? *item.price + ".00" : "", "|", item.version, "|\n");
+    for (const auto& [code, item] : oracle)
+      StrAppend(&wanted, code, "|", item.name, "|", item.price.has_value() ? *item.price + ".00" : "", "|",
+                item.version, "|\n");
     REQUIRE(Dump(world) == wanted);
   }
 }
@@ -269,7 +304,8 @@ TEST_CASE("random batches agree with a naive oracle") {
 TEST_CASE("ten thousand rows take a handful of statements") {
   World world(kTables, kCatalog);
   std::vector<Row> rows;
-  for (int i = 0; i < 10000; ++i) rows.push_back({StrCat("r", i), StrCat("name ", i), StrCat(20 + i % 100, ".25"), StrCat(1 + i % 2)});
+  for (int i = 0; i < 10000; ++i)
+    rows.push_back({StrCat("r", i), StrCat("name ", i), StrCat(20 + i % 100, ".25"), StrCat(1 + i % 2)});
   const std::vector<std::string> fields = {"code", "name", "price", "team_id"};
   absl::Time start = absl::Now();
   Merged created = Run(world, kAcme, fields, rows, {.key = {"code"}, .skip_errors = true});
@@ -280,7 +316,9 @@ TEST_CASE("ten thousand rows take a handful of statements") {
   rows[5000][2] = "13";
   start = absl::Now();
   Merged changed = Run(world, kAcme, fields, rows, {.key = {"code"}, .skip_errors = true});
-  WARN("10,000 rows: created in " << absl::FormatDuration(first) << ", half of them changed, one refused by PostgreSQL, in " << absl::FormatDuration(absl::Now() - start));
+  WARN("10,000 rows: created in " << absl::FormatDuration(first)
+                                  << ", half of them changed, one refused by PostgreSQL, in "
+                                  << absl::FormatDuration(absl::Now() - start));
   CHECK(changed.result.updated == 4999);
   CHECK(changed.result.unchanged == 5000);
   CHECK(changed.result.error == 1);

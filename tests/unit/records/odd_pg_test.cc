@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A schema with names and keys that no one would choose: composite keys, quotes, arrays, soft delete, many-to-many, self-references, no version column.
+// A schema with names and keys that no one would choose: composite keys, quotes, arrays, soft delete, many-to-many,
+// self-references, no version column.
 #include "libs/base/strings.h"
 #include "tests/unit/records/world.h"
 
@@ -39,9 +40,10 @@ roles:
 TEST_CASE("composite keys, odd names and rare types") {
   World world(kTables, kCatalog);
   const Principal who = Someone("acme");
-  Answer created = world.Call(who, "POST", "/v1/rows",
-                              R"({"part_a":"a,b/ü","part_b":-1,"select":"1.500","from":"2026-01-01T02:00:00+02:00","data":"AQL_","nums":["9007199254740993",-1,null],)"
-                              R"~("range":"[2026-01-01 00:00:00+00,)","net":"10.0.0.1","took":"1 day 02:00:00","f4":1.5,"doc":{"b":1,  "a":[]}})~");
+  Answer created = world.Call(
+      who, "POST", "/v1/rows",
+      R"({"part_a":"a,b/ü","part_b":-1,"select":"1.500","from":"2026-01-01T02:00:00+02:00","data":"AQL_","nums":["9007199254740993",-1,null],)"
+      R"~("range":"[2026-01-01 00:00:00+00,)","net":"10.0.0.1","took":"1 day 02:00:00","f4":1.5,"doc":{"b":1,  "a":[]}})~");
   INFO(created.response.body);
   REQUIRE(created.status() == 201);
   CHECK(created.header("location") == "/v1/rows/a%2Cb%2F%C3%BC,-1");
@@ -58,10 +60,13 @@ TEST_CASE("composite keys, odd names and rare types") {
   world.Call(who, "POST", "/v1/rows", R"({"part_a":"x","part_b":2,"parent_a":"a,b/ü","parent_b":-1})");
   Answer one = world.Get(who, "/v1/rows/x,1?fields=part_b&expand=parent&expand[parent][fields]=part_a");
   CHECK(one.response.body == R"({"part_b":1,"parent":{"part_a":"a,b/ü"}})");
-  Answer list = world.Get(who, "/v1/rows?fields=part_b&expand=children&expand[children][fields]=part_b&sort=part_a,-part_b");
-  CHECK(list["data"] == R"([{"part_b":-1,"children":{"data":[{"part_b":1},{"part_b":2}],"page":{"limit":10,"has_more":false,"next_cursor":null,"prev_cursor":null}}},)"
-                        R"({"part_b":2,"children":{"data":[],"page":{"limit":10,"has_more":false,"next_cursor":null,"prev_cursor":null}}},)"
-                        R"({"part_b":1,"children":{"data":[],"page":{"limit":10,"has_more":false,"next_cursor":null,"prev_cursor":null}}}])");
+  Answer list =
+      world.Get(who, "/v1/rows?fields=part_b&expand=children&expand[children][fields]=part_b&sort=part_a,-part_b");
+  CHECK(
+      list["data"] ==
+      R"([{"part_b":-1,"children":{"data":[{"part_b":1},{"part_b":2}],"page":{"limit":10,"has_more":false,"next_cursor":null,"prev_cursor":null}}},)"
+      R"({"part_b":2,"children":{"data":[],"page":{"limit":10,"has_more":false,"next_cursor":null,"prev_cursor":null}}},)"
+      R"({"part_b":1,"children":{"data":[],"page":{"limit":10,"has_more":false,"next_cursor":null,"prev_cursor":null}}}])");
 
   // No version column: PostgreSQL's own row version serves.
   const std::string etag = world.Get(who, "/v1/rows/x,1").header("etag");
@@ -73,7 +78,8 @@ TEST_CASE("composite keys, odd names and rare types") {
   // Many-to-many.
   const std::string tag(world.Call(who, "POST", "/v1/tags", R"({"name":"red"})")["id"]);
   world.Sql(StrCat("INSERT INTO \"Odd \"\"Schema\".\"My Table tags\" VALUES ('x', 1, '", tag, "')"));
-  CHECK(world.Get(who, "/v1/rows/x,1?fields=tags.name")["tags"].find(R"("data":[{"name":"red"}])") != std::string::npos);
+  CHECK(world.Get(who, "/v1/rows/x,1?fields=tags.name")["tags"].find(R"("data":[{"name":"red"}])") !=
+        std::string::npos);
 
   // Deleted rows are gone for everyone without the scope, and kept.
   CHECK(world.Call(who, "DELETE", "/v1/rows/x,2").status() == 204);

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "libs/records/value.h"
+
 #include <catch2/catch.hpp>
 
 #include "libs/records/list.h"
 #include "libs/records/merge.h"
 #include "libs/records/patterns.h"
-#include "libs/records/value.h"
 
 namespace mainstay::records {
 namespace {
@@ -38,7 +39,8 @@ TEST_CASE("integers keep every digit and are never rounded") {
   CHECK(Convert(big, "9223372036854775808") == "<out_of_range>");
   CHECK(Convert(big, "-9223372036854775808") == "-9223372036854775808");
   CHECK(Convert(big, "-0") == "0");
-  for (const char* text : {"1.0", "1e2", "", "-", "+1", " 1", "1 ", "0x10", "abc"}) CHECK(Convert(big, text) == "<invalid_type>");
+  for (const char* text : {"1.0", "1e2", "", "-", "+1", " 1", "1 ", "0x10", "abc"})
+    CHECK(Convert(big, text) == "<invalid_type>");
   CHECK(Convert(Type(TypeFamily::kInt16), "32768") == "<out_of_range>");
   CHECK(Convert(Type(TypeFamily::kInt32), "-2147483648") == "-2147483648");
 }
@@ -57,7 +59,8 @@ TEST_CASE("decimals are exact, whatever their exponent") {
   CHECK(Convert(money, "-0") == "0");
   CHECK(Convert(money, "007.10") == "7.1");
   for (const char* text : {"NaN", "", ".5", "5.", "1e", "1,5", "--1"}) CHECK(Convert(money, text) == "<invalid_type>");
-  CHECK(Convert(Type(TypeFamily::kDecimal), "0.1234567890123456789012345678901234567890") == "0.123456789012345678901234567890123456789");
+  CHECK(Convert(Type(TypeFamily::kDecimal), "0.1234567890123456789012345678901234567890") ==
+        "0.123456789012345678901234567890123456789");
   CHECK(Convert(Type(TypeFamily::kDecimal), "12e-3") == "0.012");
 }
 
@@ -68,7 +71,8 @@ TEST_CASE("dates, times and others are checked by the calendar and by form") {
   CHECK(Convert(Type(TypeFamily::kTimestampTz), "2026-11-24T08:15:30") == "<invalid_type>");
   CHECK(Convert(Type(TypeFamily::kTime), "08:15") == "08:15");
   CHECK(Convert(Type(TypeFamily::kTime), "24:00") == "<invalid_type>");
-  CHECK(Convert(Type(TypeFamily::kUuid), "0190A1B2-0000-7000-8000-000000000001") == "0190a1b2-0000-7000-8000-000000000001");
+  CHECK(Convert(Type(TypeFamily::kUuid), "0190A1B2-0000-7000-8000-000000000001") ==
+        "0190a1b2-0000-7000-8000-000000000001");
   CHECK(Convert(Type(TypeFamily::kBytes), "AQL_") == "\\x0102ff");
   CHECK(Convert(Type(TypeFamily::kBytes), "AQ==") == "<invalid_type>");
   CHECK(Convert(Type(TypeFamily::kText), std::string("a\0b", 3)) == "<invalid_characters>");
@@ -132,9 +136,20 @@ TEST_CASE("validation names every rule that a value breaks") {
   CHECK(errors.at(0).code == "too_short");
   errors.clear();
   // Characters count, not bytes; and what looks empty is refused where text identifies.
-  CHECK(ValidateValue(Field{.name = "n", .type = [] { ColumnType t = Type(TypeFamily::kText); t.max_length = 3; return t; }()}, "äöü", errors) == "äöü");
+  CHECK(ValidateValue(Field{.name = "n",
+                            .type =
+                                [] {
+                                  ColumnType t = Type(TypeFamily::kText);
+                                  t.max_length = 3;
+                                  return t;
+                                }()},
+                      "äöü", errors) == "äöü");
   Field key{.name = "k", .type = Type(TypeFamily::kText), .identifier = true};
-  CHECK_FALSE(ValidateValue(key, "a\xE2\x80\x8B" "b", errors).has_value());
+  CHECK_FALSE(ValidateValue(key,
+                            "a\xE2\x80\x8B"
+                            "b",
+                            errors)
+                  .has_value());
   CHECK(errors.at(0).code == "invalid_characters");
   errors.clear();
   Field composed{.name = "c", .type = Type(TypeFamily::kText), .normalize = true};

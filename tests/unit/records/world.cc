@@ -27,19 +27,23 @@ class Body : public http::BodyReader {
 
 class CountingSession : public postgres::Session {
  public:
-  CountingSession(std::unique_ptr<postgres::Session> session, std::vector<std::string>& log) : session_(std::move(session)), log_(log) {}
+  CountingSession(std::unique_ptr<postgres::Session> session, std::vector<std::string>& log)
+      : session_(std::move(session)), log_(log) {}
   void Begin(std::string_view mode) override { session_->Begin(mode); }
   asio::awaitable<absl::StatusOr<postgres::Result>> Execute(postgres::Statement statement) override {
     log_.push_back(statement.sql->text);
     auto result = co_await session_->Execute(std::move(statement));
     co_return result;
   }
-  asio::awaitable<absl::StatusOr<std::vector<postgres::Result>>> ExecuteAll(std::vector<postgres::Statement> statements) override {
+  asio::awaitable<absl::StatusOr<std::vector<postgres::Result>>> ExecuteAll(
+      std::vector<postgres::Statement> statements) override {
     for (const auto& statement : statements) log_.push_back(statement.sql->text);
     auto result = co_await session_->ExecuteAll(std::move(statements));
     co_return result;
   }
-  asio::awaitable<absl::Status> Stream(postgres::Statement statement, std::function<asio::awaitable<absl::Status>(const postgres::Result&)> rows) override {
+  asio::awaitable<absl::Status> Stream(
+      postgres::Statement statement,
+      std::function<asio::awaitable<absl::Status>(const postgres::Result&)> rows) override {
     log_.push_back(statement.sql->text);
     auto status = co_await session_->Stream(std::move(statement), std::move(rows));
     co_return status;
@@ -64,7 +68,8 @@ class CountingSession : public postgres::Session {
 class CountingPostgres : public postgres::AsyncPostgres {
  public:
   explicit CountingPostgres(std::unique_ptr<postgres::AsyncPostgres> real) : real_(std::move(real)) {}
-  asio::awaitable<absl::StatusOr<postgres::Result>> Execute(postgres::Statement statement, absl::Time deadline) override {
+  asio::awaitable<absl::StatusOr<postgres::Result>> Execute(postgres::Statement statement,
+                                                            absl::Time deadline) override {
     log.push_back(statement.sql->text);
     auto result = co_await real_->Execute(std::move(statement), deadline);
     co_return result;
@@ -88,7 +93,9 @@ Principal Someone(const std::string& tenant, std::vector<std::string> roles, con
   return {.tenant = tenant, .subject = subject, .roles = std::move(roles)};
 }
 
-CallContext Context(const Principal& who) { return {.principal = who, .deadline = absl::Now() + absl::Seconds(20), .request_id = "req"}; }
+CallContext Context(const Principal& who) {
+  return {.principal = who, .deadline = absl::Now() + absl::Seconds(20), .request_id = "req"};
+}
 
 std::string Answer::header(std::string_view name) const {
   for (const auto& [key, value] : response.headers)
@@ -138,9 +145,11 @@ World::World(const std::string& sql, const std::string& catalog) {
   auto checked = catalog::Check(url_, files, variables);
   REQUIRE_THAT(checked, testing::IsOk());
   model_ = checked->model;
-  auto real = postgres::AsyncPostgres::Create(loop_, {.url = url_, .application_name = "records_test", .exclusive_connections = 8});
+  auto real = postgres::AsyncPostgres::Create(
+      loop_, {.url = url_, .application_name = "records_test", .exclusive_connections = 8});
   postgres_ = std::make_unique<CountingPostgres>(std::move(real));
-  pool_ = std::make_unique<postgres::Pool>(postgres::PoolOptions{.url = url_, .application_name = "records_test", .size = 4});
+  pool_ = std::make_unique<postgres::Pool>(
+      postgres::PoolOptions{.url = url_, .application_name = "records_test", .size = 4});
 }
 
 World::~World() {
@@ -148,10 +157,15 @@ World::~World() {
   postgres_.reset();
 }
 
-postgres::AsyncPostgres& World::postgres() { return *postgres_; }
-std::vector<std::string> World::TakeStatements() { return std::exchange(postgres_->log, {}); }
+postgres::AsyncPostgres& World::postgres() {
+  return *postgres_;
+}
+std::vector<std::string> World::TakeStatements() {
+  return std::exchange(postgres_->log, {});
+}
 
-asio::awaitable<http::Response> World::Start(Principal who, std::string method, std::string target, std::string body, Headers headers) {
+asio::awaitable<http::Response> World::Start(Principal who, std::string method, std::string target, std::string body,
+                                             Headers headers) {
   http::Request request;
   request.method = method;
   request.target = target;
@@ -159,9 +173,11 @@ asio::awaitable<http::Response> World::Start(Principal who, std::string method, 
   if (target.find('?') != std::string::npos) request.query = target.substr(target.find('?') + 1);
   const absl::Status decoded = http::DecodePath(request.path, request.segments);
   if (!decoded.ok()) co_return http::ProblemResponse(decoded, request);
-  const bool typed = std::any_of(headers.begin(), headers.end(), [](const auto& header) { return header.first == "content-type"; });
+  const bool typed =
+      std::any_of(headers.begin(), headers.end(), [](const auto& header) { return header.first == "content-type"; });
   request.headers = std::move(headers);
-  if (!typed && (method == "POST" || method == "PATCH" || method == "PUT" || method == "QUERY")) request.headers.emplace_back("content-type", "application/json");
+  if (!typed && (method == "POST" || method == "PATCH" || method == "PUT" || method == "QUERY"))
+    request.headers.emplace_back("content-type", "application/json");
   Body reader(std::move(body));
   request.body = &reader;
   request.request_id = "req";
@@ -192,7 +208,8 @@ std::vector<Answer> World::CallAll(const std::vector<std::function<asio::awaitab
   return out;
 }
 
-Answer World::Call(const Principal& who, const std::string& method, const std::string& target, const std::string& body, Headers headers) {
+Answer World::Call(const Principal& who, const std::string& method, const std::string& target, const std::string& body,
+                   Headers headers) {
   std::vector<Answer> answers = CallAll({[&] { return Start(who, method, target, body, headers); }});
   return std::move(answers[0]);
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the records tests share: a database with tables and a catalog, and the API driven through a real AsyncPostgres on a loop of the test's own.
+// What the records tests share: a database with tables and a catalog, and the API driven through a real AsyncPostgres
+// on a loop of the test's own.
 #pragma once
 
 #include <boost/asio/io_context.hpp>
@@ -23,7 +24,8 @@ namespace mainstay::records {
 
 inline const std::string kCursorKey(32, 'k');
 
-Principal Someone(const std::string& tenant, std::vector<std::string> roles = {"admin"}, const std::string& subject = "key_1");
+Principal Someone(const std::string& tenant, std::vector<std::string> roles = {"admin"},
+                  const std::string& subject = "key_1");
 
 // An answer, its body parsed.
 struct Answer {
@@ -34,7 +36,7 @@ struct Answer {
   const JsonValue& json() const { return document->root(); }
   // A member's text (strings, numbers), "null", "true", or raw JSON; "-" when absent.
   std::string operator[](std::string_view key) const;
-  std::string problem() const;           // slug, "" when none
+  std::string problem() const;              // slug, "" when none
   std::vector<std::string> errors() const;  // "/price out_of_range"
 };
 
@@ -49,11 +51,13 @@ class World {
   explicit World(const std::string& sql = "", const std::string& catalog = "");
   ~World();
 
-  Answer Call(const Principal& who, const std::string& method, const std::string& target, const std::string& body = "", Headers headers = {});
+  Answer Call(const Principal& who, const std::string& method, const std::string& target, const std::string& body = "",
+              Headers headers = {});
   Answer Get(const Principal& who, const std::string& target) { return Call(who, "GET", target); }
   // Several at once on one loop.
   std::vector<Answer> CallAll(const std::vector<std::function<boost::asio::awaitable<http::Response>()>>& calls);
-  boost::asio::awaitable<http::Response> Start(Principal who, std::string method, std::string target, std::string body, Headers headers);
+  boost::asio::awaitable<http::Response> Start(Principal who, std::string method, std::string target, std::string body,
+                                               Headers headers);
 
   const catalog::Model& model() const { return *model_; }
   catalog::ModelPtr model_ptr() const { return model_; }
