@@ -122,7 +122,7 @@ std::optional<Decimal> ReadDecimal(std::string_view text, char mark) {
   }
   if (!text.empty()) return std::nullopt;
   out.whole.erase(0, std::min(out.whole.find_first_not_of('0'), out.whole.size()));
-  if (out.whole.empty()) out.whole = "0";
+  if (out.whole.empty()) out.whole.push_back('0');
   return out;
 }
 
