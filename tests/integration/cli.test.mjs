@@ -20,7 +20,7 @@ describe('help', () => {
   it('lists every command, and every command explains itself', async () => {
     const overview = await suite.cli(['--help']);
     assert.equal(overview.code, 0);
-    const commands = overview.stdout.split('\n').map((line) => line.match(/^ {2}([a-z-]+(?: [a-z-]+)?) {2,}\S/)?.[1]).filter(Boolean);
+    const commands = overview.stdout.split('\n').map((line) => line.match(/^ {2}(?!mainstay )([a-z-]+(?: [a-z-]+)?) {2,}\S/)?.[1]).filter(Boolean);
     for (const command of ['init', 'check', 'publish', 'migrate', 'keys create', 'secrets put', 'jobs list', 'events replay', 'import', 'export', 'inspect', 'doctor']) assert.ok(commands.includes(command), command);
     for (const command of commands) {
       const help = await suite.cli([...command.split(' '), '--help']);
@@ -142,7 +142,7 @@ describe('through the gateway', () => {
     assert.deepEqual(readFileSync(out, 'utf8').replace(/^\uFEFF/, '').trimEnd().split(/\r?\n/), ['email,name', 'cli1@example.com,One']);
   });
   it('is told by the doctor that all is well, or what is not', async () => {
-    const services = suite.file('env').match(/MAINSTAY_SERVICES=(.*)/)[1].replace(/\\(.)/g, '$1').trim().replaceAll(' ', ',');
+    const services = suite.file('env').match(/MAINSTAY_SERVICES=(.*)/)[1];
     const redis = `redis://127.0.0.1:${suite.settings.port_redis}`;
     const well = await suite.cli(['doctor', '--redis', redis, '--services', services]);
     assert.equal(well.code, 0, well.stdout + well.stderr);
