@@ -23,10 +23,9 @@ constexpr size_t kMaxParameters = 500;
 constexpr size_t kMaxKeys = 16;  // brackets of one name
 constexpr size_t kMaxFields = 200;
 
-constexpr std::string_view kOperators[] = {"eq",       "ne",          "gt",        "gte",     "lt",       "lte",    "in",
-                                           "nin",      "is_null",     "distinct_from", "like", "ilike",   "starts_with",
-                                           "contains", "icontains",   "has",       "has_any", "has_all",  "overlaps",
-                                           "search"};
+constexpr std::string_view kOperators[] = {
+    "eq",   "ne",    "gt",          "gte",      "lt",        "lte", "in",      "nin",     "is_null",  "distinct_from",
+    "like", "ilike", "starts_with", "contains", "icontains", "has", "has_any", "has_all", "overlaps", "search"};
 constexpr std::string_view kQuantifiers[] = {"some", "none", "every"};
 
 template <typename List>
@@ -140,7 +139,8 @@ class FilterBuilder {
 
   absl::Status Condition(const std::string& field, const std::string& op, Node& node, std::vector<pb::Filter>& all) {
     if (!Contains(kOperators, op)) return Invalid(node.place, "there is no such operator");
-    if (++leaves_ > limits_.leaves) return Invalid(node.place, StrCat("the filter has more than ", limits_.leaves, " conditions"));
+    if (++leaves_ > limits_.leaves)
+      return Invalid(node.place, StrCat("the filter has more than ", limits_.leaves, " conditions"));
     pb::Filter filter;
     pb::Filter::Condition* condition = filter.mutable_condition();
     condition->set_field(field);
@@ -194,7 +194,8 @@ class FilterBuilder {
   absl::Status DenseList(Node& node) {
     if (node.is_leaf || node.parts.empty()) return Invalid(node.place, "a list is expected");
     for (size_t i = 0; i < node.parts.size(); ++i) {
-      if (node.Find(StrCat(i)) == nullptr) return Invalid(node.place, "list indexes must count up from 0 without a hole");
+      if (node.Find(StrCat(i)) == nullptr)
+        return Invalid(node.place, "list indexes must count up from 0 without a hole");
     }
     return absl::OkStatus();
   }
@@ -230,7 +231,8 @@ absl::StatusOr<int64_t> Number(const Place& place, std::string_view text, int64_
 
 absl::Status Sort(const Place& place, const std::vector<std::string_view>& keys, const ListQueryLimits& limits,
                   pb::ListQuery* out) {
-  if (int(keys.size()) > limits.sort_keys) return Invalid(place, StrCat("at most ", limits.sort_keys, " sort keys are allowed"));
+  if (int(keys.size()) > limits.sort_keys)
+    return Invalid(place, StrCat("at most ", limits.sort_keys, " sort keys are allowed"));
   std::set<std::string_view> seen;
   for (std::string_view key : keys) {
     pb::SortKey* sort = out->add_sort();
@@ -275,11 +277,13 @@ absl::StatusOr<pb::Expand*> FindExpand(const Place& place, std::string_view path
                                        pb::ListQuery* out) {
   if (!IsName(path, true)) return Refuse("unknown-field", place, "unknown_field", "there is no such relation");
   if (std::count(path.begin(), path.end(), '.') + 1 > limits.expand_depth)
-    return Refuse("expand-too-deep", place, "expand_too_deep", StrCat("at most ", limits.expand_depth, " relations deep"));
+    return Refuse("expand-too-deep", place, "expand_too_deep",
+                  StrCat("at most ", limits.expand_depth, " relations deep"));
   for (pb::Expand& expand : *out->mutable_expand())
     if (expand.path() == path) return &expand;
   if (out->expand_size() >= limits.expands)
-    return Refuse("expand-too-deep", place, "expand_too_many", StrCat("at most ", limits.expands, " relations in a request"));
+    return Refuse("expand-too-deep", place, "expand_too_many",
+                  StrCat("at most ", limits.expands, " relations in a request"));
   pb::Expand* expand = out->add_expand();
   expand->set_path(std::string(path));
   return expand;
@@ -303,7 +307,8 @@ absl::StatusOr<bool> Scalar(std::string_view name, const Place& place, const std
     ASSIGN_OR_RETURN(const int64_t limit, Number(place, text, 1, limits.max_limit));
     out->set_limit(int32_t(limit));
   } else if (name == "cursor") {
-    if (text.empty() || text.size() > 1024) return Refuse("cursor-invalid", place, "cursor_invalid", "the cursor is not valid");
+    if (text.empty() || text.size() > 1024)
+      return Refuse("cursor-invalid", place, "cursor_invalid", "the cursor is not valid");
     out->set_cursor(text);
   } else if (nested) {
     return false;
@@ -364,14 +369,16 @@ absl::Status Graft(const std::vector<std::string_view>& keys, size_t from, const
                    Node& root) {
   Node* node = &root;
   for (size_t i = from; i < keys.size(); ++i) {
-    if (node->is_leaf) return Refuse("filter-invalid", {{}, name}, "filter_invalid", "a value and parts of it exclude each other");
+    if (node->is_leaf)
+      return Refuse("filter-invalid", {{}, name}, "filter_invalid", "a value and parts of it exclude each other");
     Node* next = node->Find(keys[i]);
     if (next == nullptr) {
       node->parts.emplace_back(std::string(keys[i]), std::make_unique<Node>());
       next = node->parts.back().second.get();
       next->place = {FieldError::Place::kParameter, name};
       // A group's place is its own name, not that of its first condition.
-      if (i + 1 < keys.size()) next->place.name = name.substr(0, size_t(keys[i].data() + keys[i].size() + 1 - keys[0].data()));
+      if (i + 1 < keys.size())
+        next->place.name = name.substr(0, size_t(keys[i].data() + keys[i].size() + 1 - keys[0].data()));
     }
     node = next;
   }
@@ -398,7 +405,8 @@ absl::StatusOr<Parameters> ParseQueryString(std::string_view query) {
     const auto usable = [](const std::optional<std::string>& text) {
       return text && IsValidUtf8(*text) && text->find('\0') == std::string::npos;
     };
-    if (!usable(name) || name->empty()) return MakeProblem("invalid-parameter", "a parameter's name is missing or not percent-encoded UTF-8");
+    if (!usable(name) || name->empty())
+      return MakeProblem("invalid-parameter", "a parameter's name is missing or not percent-encoded UTF-8");
     if (!usable(value))
       return Invalid({FieldError::Place::kParameter, *name}, "the value is not percent-encoded UTF-8");
     parameters.emplace_back(*std::move(name), *std::move(value));
@@ -424,7 +432,8 @@ absl::Status ParseListQuery(const Parameters& parameters, const std::vector<std:
     if (!keys) return Invalid(place, "the brackets do not match");
     const std::string_view head = (*keys)[0];
     if (head == "filter") {
-      if (keys->size() == 1) return Refuse("filter-invalid", place, "filter_invalid", "conditions are written filter[field]=value");
+      if (keys->size() == 1)
+        return Refuse("filter-invalid", place, "filter_invalid", "conditions are written filter[field]=value");
       RETURN_IF_ERROR(Graft(*keys, 1, name, value, filter));
       continue;
     }
@@ -446,7 +455,8 @@ absl::Status ParseListQuery(const Parameters& parameters, const std::vector<std:
           RETURN_IF_ERROR(Fields(place, Split(value), expand->mutable_query()));
           continue;
         }
-        ASSIGN_OR_RETURN(const bool known, Scalar(option, place, value, limits, /*nested=*/true, expand->mutable_query()));
+        ASSIGN_OR_RETURN(const bool known,
+                         Scalar(option, place, value, limits, /*nested=*/true, expand->mutable_query()));
         if (known) continue;
       }
     } else if (keys->size() == 1) {
@@ -546,8 +556,8 @@ absl::StatusOr<std::vector<std::string_view>> Words(const JsonValue& value, cons
   return words;
 }
 
-absl::Status QueryFromJson(const JsonValue& root, const std::string& pointer, const ListQueryLimits& limits, bool nested,
-                           FilterBuilder& builder, pb::ListQuery* out) {
+absl::Status QueryFromJson(const JsonValue& root, const std::string& pointer, const ListQueryLimits& limits,
+                           bool nested, FilterBuilder& builder, pb::ListQuery* out) {
   if (!root.is_object()) return Invalid({FieldError::Place::kPointer, pointer}, "an object is expected");
   for (const JsonValue::Member& member : root.members()) {
     const Place place{FieldError::Place::kPointer, Below(pointer, member.key)};
@@ -567,7 +577,8 @@ absl::Status QueryFromJson(const JsonValue& root, const std::string& pointer, co
       if (value.is_object()) {
         for (const JsonValue::Member& relation : value.members()) {
           const std::string below = Below(place.name, relation.key);
-          ASSIGN_OR_RETURN(pb::Expand * expand, FindExpand({FieldError::Place::kPointer, below}, relation.key, limits, out));
+          ASSIGN_OR_RETURN(pb::Expand * expand,
+                           FindExpand({FieldError::Place::kPointer, below}, relation.key, limits, out));
           RETURN_IF_ERROR(QueryFromJson(relation.value, below, limits, true, builder, expand->mutable_query()));
         }
       } else {
@@ -594,7 +605,8 @@ absl::StatusOr<pb::ListQuery> ParseListQueryJson(const JsonValue& root, const Li
   return out;
 }
 
-absl::StatusOr<pb::Filter> ParseFilterJson(const JsonValue& value, std::string_view pointer, const ListQueryLimits& limits) {
+absl::StatusOr<pb::Filter> ParseFilterJson(const JsonValue& value, std::string_view pointer,
+                                           const ListQueryLimits& limits) {
   Node node;
   FromJson(value, std::string(pointer), node);
   pb::Filter filter;

@@ -3,8 +3,8 @@
 // and the same tree as JSON (QUERY, :query, configured filters).
 //
 // Pure functions. Checks form and limits, knows no field: names and values are typed against the catalog later, by
-// libs/records, which finds in `place` where each condition stood. Strict, so that a typo never widens a result: unknown
-// and repeated parameters, holes in index lists and broken escapes are refused. Errors are the problems
+// libs/records, which finds in `place` where each condition stood. Strict, so that a typo never widens a result:
+// unknown and repeated parameters, holes in index lists and broken escapes are refused. Errors are the problems
 // invalid-parameter, unknown-field, filter-invalid, expand-too-deep and offset-too-deep.
 #pragma once
 
@@ -33,10 +33,10 @@ using Parameters = std::vector<std::pair<std::string, std::string>>;
 absl::StatusOr<Parameters> ParseQueryString(std::string_view query);
 
 struct ListQueryLimits {
-  int leaves = 50;         // conditions in the filter tree
-  int depth = 5;           // of groups, negations and quantifiers
-  int values = 100;        // of in, nin and their like; 5,000 in a body
-  int max_limit = 1000;    // the resource's own, lower one is checked by libs/records
+  int leaves = 50;       // conditions in the filter tree
+  int depth = 5;         // of groups, negations and quantifiers
+  int values = 100;      // of in, nin and their like; 5,000 in a body
+  int max_limit = 1000;  // the resource's own, lower one is checked by libs/records
   int expand_depth = 3;
   int expands = 10;
   int sort_keys = 8;
@@ -44,8 +44,8 @@ struct ListQueryLimits {
 };
 inline constexpr int kMaxValuesInBody = 5000;
 
-// `others`: names the caller takes itself ("validate_only"); each found there is put into `*taken` and not refused. Both
-// may be left out.
+// `others`: names the caller takes itself ("validate_only"); each found there is put into `*taken` and not refused.
+// Both may be left out.
 absl::Status ParseListQuery(const Parameters& parameters, const std::vector<std::string_view>& others,
                             std::map<std::string, std::string>* taken, common::v1::ListQuery* out,
                             const ListQueryLimits& limits = {});

@@ -145,7 +145,8 @@ HeadParser::State HeadParser::Feed(std::string_view buffer, const ParserLimits& 
       if (!Finish(head)) return State::kFailed;
       return State::kDone;
     } else {
-      if (head.headers.size() >= limits.header_fields) return Fail("header-too-large", "there are too many header fields");
+      if (head.headers.size() >= limits.header_fields)
+        return Fail("header-too-large", "there are too many header fields");
       if (!Field(line, head)) return State::kFailed;
     }
   }
@@ -319,7 +320,8 @@ absl::Status DecodePath(std::string_view path, std::vector<std::string>& segment
       if (!decoded) return invalid("the path has a broken escape");
       if (!IsValidUtf8(*decoded)) return invalid("the path is not UTF-8");
       for (const unsigned char c : *decoded) {
-        if (c == '/' || c == '\\' || c < 0x20 || c == 0x7f) return invalid("the path has an escape that is not allowed");
+        if (c == '/' || c == '\\' || c < 0x20 || c == 0x7f)
+          return invalid("the path has an escape that is not allowed");
       }
       segments.push_back(*std::move(decoded));
     }
@@ -347,7 +349,7 @@ absl::Status ChunkDecoder::Decode(std::string_view& in, size_t max, std::string&
     in.remove_prefix(1);
     switch (state_) {
       case State::kSize: {
-        const int digit = c >= '0' && c <= '9'                ? c - '0'
+        const int digit = c >= '0' && c <= '9'                 ? c - '0'
                           : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10
                                                                : -1;
         if (digit >= 0) {

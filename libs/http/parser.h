@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // HTTP/1.x request heads and chunked bodies, parsed to the letter of RFC 9112.
 //
-// A parser of our own, for what general ones forgive is what request smuggling is made of: no folding, no bare CR or LF,
-// one Content-Length of digits only, no Transfer-Encoding but "chunked", no white space before a colon, UTF-8 in
+// A parser of our own, for what general ones forgive is what request smuggling is made of: no folding, no bare CR or
+// LF, one Content-Length of digits only, no Transfer-Encoding but "chunked", no white space before a colon, UTF-8 in
 // values. Pure, incremental and bounded; knows no sockets. What is refused carries the problem to answer with.
 #pragma once
 
@@ -24,12 +24,12 @@ struct ParserLimits {
 
 struct Head {
   std::string method, target;
-  int minor_version = 1;  // HTTP/1.x
+  int minor_version = 1;                                     // HTTP/1.x
   std::vector<std::pair<std::string, std::string>> headers;  // names lower-case
-  std::string host;                // of the absolute form, else the Host header; lower-case, without port
-  std::string path, query;         // of the target, as sent
+  std::string host;                   // of the absolute form, else the Host header; lower-case, without port
+  std::string path, query;            // of the target, as sent
   std::vector<std::string> segments;  // decoded
-  int64_t content_length = 0;      // -1: chunked
+  int64_t content_length = 0;         // -1: chunked
   bool chunked = false, keep_alive = true, expect_continue = false;
   void Clear();
 };
@@ -66,8 +66,8 @@ absl::Status DecodePath(std::string_view path, std::vector<std::string>& segment
 // Decodes a chunked body piece by piece. Extensions are bounded and ignored, trailer fields are dropped.
 class ChunkDecoder {
  public:
-  // Consumes from the front of `in` (advances it) and appends at most `max` decoded bytes to `out`. Returns an error for bytes that
-  // are not a chunked body. Done when done(); otherwise more input is needed once `in` is empty.
+  // Consumes from the front of `in` (advances it) and appends at most `max` decoded bytes to `out`. Returns an error
+  // for bytes that are not a chunked body. Done when done(); otherwise more input is needed once `in` is empty.
   absl::Status Decode(std::string_view& in, size_t max, std::string& out);
   bool done() const { return state_ == State::kDone; }
 

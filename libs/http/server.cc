@@ -111,8 +111,9 @@ std::string_view DateLine(absl::Time now) {
 
 struct Counters {
   explicit Counters(const std::string& name)
-      : seconds(metrics::Histogram("mainstay_http_server_seconds", "Time from a request's head to the end of its answer.",
-                                   metrics::LatencyBuckets(), {{"listener", name}})),
+      : seconds(metrics::Histogram("mainstay_http_server_seconds",
+                                   "Time from a request's head to the end of its answer.", metrics::LatencyBuckets(),
+                                   {{"listener", name}})),
         connections(metrics::Gauge("mainstay_http_connections", "Open connections.", {{"listener", name}})),
         refused(metrics::Counter("mainstay_http_connections_refused_total", "Connections over the cap.",
                                  {{"listener", name}})) {
@@ -191,36 +192,66 @@ Response ProblemResponse(const absl::Status& status, const Request& request) {
 
 std::string_view Reason(int status) {
   switch (status) {
-    case 200: return "OK";
-    case 201: return "Created";
-    case 202: return "Accepted";
-    case 204: return "No Content";
-    case 304: return "Not Modified";
-    case 400: return "Bad Request";
-    case 401: return "Unauthorized";
-    case 403: return "Forbidden";
-    case 404: return "Not Found";
-    case 405: return "Method Not Allowed";
-    case 406: return "Not Acceptable";
-    case 408: return "Request Timeout";
-    case 409: return "Conflict";
-    case 410: return "Gone";
-    case 412: return "Precondition Failed";
-    case 413: return "Content Too Large";
-    case 414: return "URI Too Long";
-    case 415: return "Unsupported Media Type";
-    case 417: return "Expectation Failed";
-    case 421: return "Misdirected Request";
-    case 422: return "Unprocessable Content";
-    case 428: return "Precondition Required";
-    case 429: return "Too Many Requests";
-    case 431: return "Request Header Fields Too Large";
-    case 500: return "Internal Server Error";
-    case 501: return "Not Implemented";
-    case 503: return "Service Unavailable";
-    case 504: return "Gateway Timeout";
-    case 505: return "HTTP Version Not Supported";
-    default: return status < 300 ? "Success" : status < 400 ? "Redirection" : "Error";
+    case 200:
+      return "OK";
+    case 201:
+      return "Created";
+    case 202:
+      return "Accepted";
+    case 204:
+      return "No Content";
+    case 304:
+      return "Not Modified";
+    case 400:
+      return "Bad Request";
+    case 401:
+      return "Unauthorized";
+    case 403:
+      return "Forbidden";
+    case 404:
+      return "Not Found";
+    case 405:
+      return "Method Not Allowed";
+    case 406:
+      return "Not Acceptable";
+    case 408:
+      return "Request Timeout";
+    case 409:
+      return "Conflict";
+    case 410:
+      return "Gone";
+    case 412:
+      return "Precondition Failed";
+    case 413:
+      return "Content Too Large";
+    case 414:
+      return "URI Too Long";
+    case 415:
+      return "Unsupported Media Type";
+    case 417:
+      return "Expectation Failed";
+    case 421:
+      return "Misdirected Request";
+    case 422:
+      return "Unprocessable Content";
+    case 428:
+      return "Precondition Required";
+    case 429:
+      return "Too Many Requests";
+    case 431:
+      return "Request Header Fields Too Large";
+    case 500:
+      return "Internal Server Error";
+    case 501:
+      return "Not Implemented";
+    case 503:
+      return "Service Unavailable";
+    case 504:
+      return "Gateway Timeout";
+    case 505:
+      return "HTTP Version Not Supported";
+    default:
+      return status < 300 ? "Success" : status < 400 ? "Redirection" : "Error";
   }
 }
 
@@ -261,7 +292,10 @@ namespace {
 class Connection : public std::enable_shared_from_this<Connection>, public BodyReader {
  public:
   Connection(Server::Impl& server, Loop& loop, tcp::socket socket)
-      : server_(server), loop_(loop), socket_(std::move(socket)), buffer_(new char[kInitialBuffer]),
+      : server_(server),
+        loop_(loop),
+        socket_(std::move(socket)),
+        buffer_(new char[kInitialBuffer]),
         capacity_(kInitialBuffer) {
     loop_.connections.push_back(this);
     server_.counters.connections.Increment();
@@ -362,14 +396,15 @@ class Connection : public std::enable_shared_from_this<Connection>, public BodyR
   int64_t progress_ = 0;
 
   std::function<void()> on_disconnect_;
-  bool watching_ = false;   // a wait for readability is under way
+  bool watching_ = false;  // a wait for readability is under way
 };
 
 asio::awaitable<Connection::Got> Connection::Fill(SteadyClock::time_point deadline) {
   Unwatch();
   deadline_ = deadline;
   expired_ = false;
-  const auto [error, n] = co_await socket_.async_read_some(asio::buffer(buffer_.get() + end_, capacity_ - end_), kTuple);
+  const auto [error, n] =
+      co_await socket_.async_read_some(asio::buffer(buffer_.get() + end_, capacity_ - end_), kTuple);
   deadline_ = SteadyClock::time_point::max();
   if (error) co_return expired_ ? Got::kTimeout : Got::kEnd;
   end_ += n;
@@ -383,7 +418,9 @@ asio::awaitable<absl::StatusOr<std::string>> Connection::Read() {
   };
   if (!body_error_.ok()) co_return body_error_;
   if (BodyDone()) co_return std::string();
-  const auto too_large = [&] { return fail(MakeProblem("content-too-large", StrCat("at most ", body_limit_, " bytes are allowed here"))); };
+  const auto too_large = [&] {
+    return fail(MakeProblem("content-too-large", StrCat("at most ", body_limit_, " bytes are allowed here")));
+  };
   if (!head_.chunked && head_.content_length > body_limit_) co_return too_large();
   if (head_.expect_continue && !continue_sent_) {
     continue_sent_ = true;
@@ -477,8 +514,8 @@ void Connection::Unwatch() {
 void Connection::AppendHead(const Response& response, bool close, int64_t length, bool chunked) {
   std::string& out = out_;
   out += head_.minor_version == 0 ? "HTTP/1.0 " : "HTTP/1.1 ";
-  StrAppend(&out, response.status, " ", Reason(response.status), "\r\n", DateLine(absl::Now()), "X-Request-Id: ",
-            request_.request_id, "\r\nX-Content-Type-Options: nosniff\r\n");
+  StrAppend(&out, response.status, " ", Reason(response.status), "\r\n", DateLine(absl::Now()),
+            "X-Request-Id: ", request_.request_id, "\r\nX-Content-Type-Options: nosniff\r\n");
   for (const auto& [name, value] : response.headers) {
     out += name;
     out += ": ";
@@ -582,7 +619,8 @@ asio::awaitable<Response> Connection::Serve(Request& request) {
   } catch (...) {
     what = "unknown exception";
   }
-  log::Error("a request failed unexpectedly", {{"path", request.path}, {"request_id", request.request_id}, {"error", what}});
+  log::Error("a request failed unexpectedly",
+             {{"path", request.path}, {"request_id", request.request_id}, {"error", what}});
   co_return ProblemResponse(absl::InternalError(""), request);
 }
 
@@ -607,13 +645,13 @@ asio::awaitable<void> Connection::Run() {
       idle_ = begin_ == end_;
       if (idle_ && server_.draining) co_return;
       MakeRoom(1024);
-      const Got read =
-          co_await Fill(idle_ ? SteadyClock::now() + ToChrono(server_.options.idle_timeout) : head_end);
+      const Got read = co_await Fill(idle_ ? SteadyClock::now() + ToChrono(server_.options.idle_timeout) : head_end);
       if (read == Got::kTimeout && !idle_) {
         idle_ = false;
         request_ = Request();
         request_.request_id = NewRequestId(absl::Now());
-        Response response = ProblemResponse(MakeProblem("request-timeout", "the request's head came too slowly"), request_);
+        Response response =
+            ProblemResponse(MakeProblem("request-timeout", "the request's head came too slowly"), request_);
         server_.counters.by_class[3]->Increment();
         if (co_await Answer(response, true)) co_await Linger();
         co_return;
@@ -654,14 +692,15 @@ asio::awaitable<void> Connection::Run() {
     absl::Status refused = state == HeadParser::State::kFailed ? parser_.error() : absl::OkStatus();
     if (refused.ok()) {
       Consume(parser_.consumed());
-      if (!server_.options.hosts.empty() &&
-          std::find(server_.options.hosts.begin(), server_.options.hosts.end(), head_.host) == server_.options.hosts.end())
+      if (!server_.options.hosts.empty() && std::find(server_.options.hosts.begin(), server_.options.hosts.end(),
+                                                      head_.host) == server_.options.hosts.end())
         refused = MakeProblem("misdirected-request", "");
       if (const std::string* timeout = request.Header("x-request-timeout-ms"); timeout != nullptr && refused.ok()) {
         int64_t ms = 0;
         if (timeout->size() > 9 || !absl::SimpleAtoi(*timeout, &ms) || ms <= 0 || (*timeout)[0] == '+') {
-          refused = MakeProblem("invalid-parameter", "",
-                                {{FieldError::Place::kHeader, "X-Request-Timeout-Ms", "invalid_value", "milliseconds are expected"}});
+          refused = MakeProblem(
+              "invalid-parameter", "",
+              {{FieldError::Place::kHeader, "X-Request-Timeout-Ms", "invalid_value", "milliseconds are expected"}});
         } else {
           request.deadline = std::min(request.deadline, start + absl::Milliseconds(ms));
         }
@@ -681,7 +720,8 @@ asio::awaitable<void> Connection::Run() {
     } else {
       response = ProblemResponse(refused, request);
     }
-    if (response.status == 408 || (!body_error_.ok() && body_error_.code() != absl::StatusCode::kCancelled)) close = true;
+    if (response.status == 408 || (!body_error_.ok() && body_error_.code() != absl::StatusCode::kCancelled))
+      close = true;
     const bool rest = !SkipBufferedBody();
     close |= rest || server_.draining;
     const int status = response.status;
@@ -694,9 +734,13 @@ asio::awaitable<void> Connection::Run() {
     const bool ours = status >= 500 && status != 501 && status != 505;
     if (ours || (elapsed > kSlow && !response.stream)) {
       log::Write(status == 500 ? log::Level::kError : log::Level::kInfo, "request",
-                 {{"method", request.method}, {"path", request.path}, {"status", status},
-                  {"ms", absl::ToDoubleMilliseconds(elapsed)}, {"request_id", request.request_id},
-                  {"trace", request.traceparent}, {"remote", request.remote_address}});
+                 {{"method", request.method},
+                  {"path", request.path},
+                  {"status", status},
+                  {"ms", absl::ToDoubleMilliseconds(elapsed)},
+                  {"request_id", request.request_id},
+                  {"trace", request.traceparent},
+                  {"remote", request.remote_address}});
     }
     response.stream.reset();
     if (!ok) co_return;
@@ -771,7 +815,9 @@ asio::awaitable<void> Server::Impl::Sweep(Loop& loop) {
 
 Server::Server(ServerOptions options, Handler handler) : impl_(new Impl(std::move(options), std::move(handler))) {}
 
-Server::~Server() { Stop(); }
+Server::~Server() {
+  Stop();
+}
 
 absl::Status Server::Start() {
   boost::system::error_code error;
@@ -797,7 +843,9 @@ absl::Status Server::Start() {
   return absl::OkStatus();
 }
 
-int Server::port() const { return impl_->acceptor->local_endpoint().port(); }
+int Server::port() const {
+  return impl_->acceptor->local_endpoint().port();
+}
 
 std::vector<asio::io_context*> Server::loops() {
   std::vector<asio::io_context*> contexts;

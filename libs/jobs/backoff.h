@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How long a failed job waits: exponential with full jitter and a cap. A pure function of policy, attempt and the random source; whether to retry is asked elsewhere.
+// How long a failed job waits: exponential with full jitter and a cap. A pure function of policy, attempt and the
+// random source; whether to retry is asked elsewhere.
 #pragma once
 
 #include "absl/functional/function_ref.h"

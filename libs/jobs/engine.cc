@@ -32,7 +32,8 @@ namespace {
 constexpr size_t kMaxResult = 64 << 10, kMaxMessage = 2000, kMaxCheckpoint = 64 << 10;
 constexpr absl::Duration kBlock = absl::Milliseconds(250), kTick = absl::Milliseconds(200);
 
-// Deletes what every group has been given and acknowledged. One step inside Redis, so nothing can be delivered in between.
+// Deletes what every group has been given and acknowledged. One step inside Redis, so nothing can be delivered in
+// between.
 constexpr char kTrim[] = R"lua(
 local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
 if groups.err or #groups == 0 then return 0 end
@@ -64,7 +65,8 @@ return 0)lua";
 
 // A statement that may succeed when it is tried again later, with nothing wrong in what it carries.
 bool MayRecover(const absl::Status& status) {
-  return postgres::IsTransient(status) || absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) || absl::IsAborted(status) || absl::IsResourceExhausted(status);
+  return postgres::IsTransient(status) || absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) ||
+         absl::IsAborted(status) || absl::IsResourceExhausted(status);
 }
 
 struct Finished {
@@ -80,12 +82,18 @@ struct EngineMetrics {
   prometheus::Counter& retried = Outcome("retried");
   prometheus::Counter& snoozed = Outcome("snoozed");
   prometheus::Counter& returned = Outcome("returned");
-  prometheus::Counter& fenced = metrics::Counter("mainstay_jobs_fenced_total", "Results refused because the job had been handed to someone else or cancelled");
-  prometheus::Counter& claimed = metrics::Counter("mainstay_jobs_claimed_total", "Jobs taken from PostgreSQL while Redis was away");
-  prometheus::Gauge& in_hand = metrics::Gauge("mainstay_jobs_in_hand", "Jobs this worker holds: waiting, running or not yet stored");
+  prometheus::Counter& fenced = metrics::Counter(
+      "mainstay_jobs_fenced_total", "Results refused because the job had been handed to someone else or cancelled");
+  prometheus::Counter& claimed =
+      metrics::Counter("mainstay_jobs_claimed_total", "Jobs taken from PostgreSQL while Redis was away");
+  prometheus::Gauge& in_hand =
+      metrics::Gauge("mainstay_jobs_in_hand", "Jobs this worker holds: waiting, running or not yet stored");
   prometheus::Gauge& leading = metrics::Gauge("mainstay_jobs_upkeep_leader", "1 on the worker that does the upkeep");
-  prometheus::Histogram& run = metrics::Histogram("mainstay_jobs_run_seconds", "Time in the handler", metrics::LatencyBuckets());
-  static prometheus::Counter& Outcome(const char* name) { return metrics::Counter("mainstay_jobs_finished_total", "Runs by outcome", {{"outcome", name}}); }
+  prometheus::Histogram& run =
+      metrics::Histogram("mainstay_jobs_run_seconds", "Time in the handler", metrics::LatencyBuckets());
+  static prometheus::Counter& Outcome(const char* name) {
+    return metrics::Counter("mainstay_jobs_finished_total", "Runs by outcome", {{"outcome", name}});
+  }
 };
 
 }  // namespace
@@ -97,17 +105,26 @@ absl::Status Validate(const EngineOptions& o) {
   };
   check(o.executors >= 1 && o.executors <= 1024, "executors: expected 1 to 1024");
   check(o.read_batch >= 1 && o.read_batch <= 10000, "read_batch: expected 1 to 10000");
-  check(o.max_in_hand >= o.read_batch && o.max_in_hand >= o.executors, "max_in_hand: expected at least read_batch and executors");
+  check(o.max_in_hand >= o.read_batch && o.max_in_hand >= o.executors,
+        "max_in_hand: expected at least read_batch and executors");
   check(o.store_batch >= 1 && o.store_batch <= 10000, "store_batch: expected 1 to 10000");
   check(o.heartbeat >= absl::Milliseconds(50) && o.lease >= 2 * o.heartbeat, "lease: expected at least two heartbeats");
-  check(o.sweep > absl::ZeroDuration() && o.dispatch_interval > absl::ZeroDuration(), "sweep, dispatch_interval: expected more than nothing");
+  check(o.sweep > absl::ZeroDuration() && o.dispatch_interval > absl::ZeroDuration(),
+        "sweep, dispatch_interval: expected more than nothing");
   check(o.window >= 100, "window: expected 100 or more");
   return errors.empty() ? absl::OkStatus() : absl::InvalidArgumentError(errors);
 }
 
 struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
   Impl(EngineOptions o, const Registry& r, postgres::Pool& p)
-      : options(std::move(o)), registry(r), pool(p), id(NewUuid()), consumer(id.ToString()), reader_redis(options.redis), redis(options.redis), upkeep(options, id, p) {
+      : options(std::move(o)),
+        registry(r),
+        pool(p),
+        id(NewUuid()),
+        consumer(id.ToString()),
+        reader_redis(options.redis),
+        redis(options.redis),
+        upkeep(options, id, p) {
     PgArray array;
     for (const auto& kind : registry.kinds()) array.Add(kind);
     kinds = std::move(array).Finish();
@@ -128,7 +145,9 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
     std::string_view checkpoint() const override { return job_->checkpoint; }
 
     absl::Status SaveCheckpoint(std::string_view json) override {
-      if (json.size() > kMaxCheckpoint) return absl::InvalidArgumentError(absl::StrCat("checkpoint has ", json.size(), " bytes, the limit is ", kMaxCheckpoint));
+      if (json.size() > kMaxCheckpoint)
+        return absl::InvalidArgumentError(
+            absl::StrCat("checkpoint has ", json.size(), " bytes, the limit is ", kMaxCheckpoint));
       RETURN_IF_ERROR(JsonDocument::Parse(std::string(json)).status());
       RETURN_IF_ERROR(Write(sql::kCheckpoint, std::string(json)));
       job_->checkpoint = std::string(json);
@@ -137,7 +156,13 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
 
     absl::Status Progress(double percent, std::string_view message) override {
       std::string json;
-      JsonWriter(json).BeginObject().Key("percent").Double(std::clamp(percent, 0.0, 100.0)).Key("message").String(CleanText(message, 500)).EndObject();
+      JsonWriter(json)
+          .BeginObject()
+          .Key("percent")
+          .Double(std::clamp(percent, 0.0, 100.0))
+          .Key("message")
+          .String(CleanText(message, 500))
+          .EndObject();
       return Write(sql::kProgress, json);
     }
 
@@ -172,17 +197,20 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
     }
     absl::Status Write(const sql::Named& statement, const std::string& json) {
       size_t changed = 0;
-      RETURN_IF_ERROR(engine_.pool.Autocommit(absl::Now() + absl::Seconds(10), [&](pqxx::transaction_base& tx) -> absl::Status {
-        changed = Run(tx, statement, job_->id.ToString(), job_->fence, json).affected_rows();
-        return absl::OkStatus();
-      }));
+      RETURN_IF_ERROR(
+          engine_.pool.Autocommit(absl::Now() + absl::Seconds(10), [&](pqxx::transaction_base& tx) -> absl::Status {
+            changed = Run(tx, statement, job_->id.ToString(), job_->fence, json).affected_rows();
+            return absl::OkStatus();
+          }));
       return changed == 1 ? absl::OkStatus() : Fenced();
     }
     Impl& engine_;
     InHandPtr job_;
   };
 
-  QueuePolicy PolicyOf(const std::string& queue) const { return options.policy ? options.policy(queue) : QueuePolicy(); }
+  QueuePolicy PolicyOf(const std::string& queue) const {
+    return options.policy ? options.policy(queue) : QueuePolicy();
+  }
 
   double Random() {
     thread_local std::mt19937_64 engine{std::random_device{}()};
@@ -195,7 +223,8 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
     const Outcome& o = f.outcome;
     const int64_t started = job.started_us;
     const double seconds = started == 0 ? 0 : absl::ToDoubleSeconds(Mono() - absl::FromUnixMicros(started));
-    const std::string code = CleanText(o.code.empty() ? "error" : std::string_view(o.code), 100), message = CleanText(o.message, kMaxMessage);
+    const std::string code = CleanText(o.code.empty() ? "error" : std::string_view(o.code), 100),
+                      message = CleanText(o.message, kMaxMessage);
     switch (o.kind) {
       case Outcome::Kind::kDone: {
         std::string result = o.result;
@@ -214,23 +243,26 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
         complete.Add(job.id, job.fence, kStateDead, nullptr, code, message, 1, seconds);
         return;
       case Outcome::Kind::kSnooze:
-        retry.Add(job.id, job.fence, std::clamp(o.after.value_or(absl::Seconds(1)), absl::ZeroDuration(), absl::Hours(24 * 366)), "", "");
+        retry.Add(job.id, job.fence,
+                  std::clamp(o.after.value_or(absl::Seconds(1)), absl::ZeroDuration(), absl::Hours(24 * 366)), "", "");
         return;
       case Outcome::Kind::kRetry:
         if (job.attempt + 1 >= job.max_attempts) {
           complete.Add(job.id, job.fence, kStateDead, nullptr, code, message, 1, seconds);
           return;
         }
-        const absl::Duration delay = o.after.has_value() ? std::clamp(*o.after, absl::ZeroDuration(), absl::Hours(24 * 366))
-                                                         : RetryDelay(PolicyOf(job.queue).backoff, job.attempt + 1, [this] { return Random(); });
+        const absl::Duration delay =
+            o.after.has_value() ? std::clamp(*o.after, absl::ZeroDuration(), absl::Hours(24 * 366))
+                                : RetryDelay(PolicyOf(job.queue).backoff, job.attempt + 1, [this] { return Random(); });
         retry.Add(job.id, job.fence, delay, code, message);
         return;
     }
   }
 
   size_t Retry(pqxx::transaction_base& tx, RetryArrays&& batch) {
-    return Run(tx, sql::kRetry, std::move(batch.ids).Finish(), std::move(batch.fences).Finish(), std::move(batch.delays).Finish(), std::move(batch.codes).Finish(),
-               std::move(batch.messages).Finish(), options.name)
+    return Run(tx, sql::kRetry, std::move(batch.ids).Finish(), std::move(batch.fences).Finish(),
+               std::move(batch.delays).Finish(), std::move(batch.codes).Finish(), std::move(batch.messages).Finish(),
+               options.name)
         .size();
   }
 
@@ -240,7 +272,8 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
     std::vector<std::tuple<std::string, int, bool>> found;
     RETURN_IF_ERROR(pool.Autocommit(absl::Now() + absl::Seconds(5), [&](pqxx::transaction_base& tx) -> absl::Status {
       found.clear();
-      for (const auto& row : Run(tx, sql::kStreams)) found.emplace_back(row[0].c_str(), row[1].as<int>(), row[2].as<bool>());
+      for (const auto& row : Run(tx, sql::kStreams))
+        found.emplace_back(row[0].c_str(), row[1].as<int>(), row[2].as<bool>());
       return absl::OkStatus();
     }));
     absl::MutexLock lock(&mu);
@@ -253,7 +286,8 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
     return absl::OkStatus();
   }
 
-  // How many jobs may be taken now: enough for the idle handlers and for a tenth of a second at the recent rate. A worker whose handlers take long holds nothing back from others.
+  // How many jobs may be taken now: enough for the idle handlers and for a tenth of a second at the recent rate. A
+  // worker whose handlers take long holds nothing back from others.
   int Credit() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
     const int waiting_now = static_cast<int>(waiting.size());
     const int idle = std::max(0, options.executors - running);
@@ -334,7 +368,8 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
     for (const auto& [queue, priority] : from) names.push_back(StreamKey(queue, priority));
     command.insert(command.end(), names.begin(), names.end());
     command.insert(command.end(), names.size(), recover ? "0" : ">");
-    absl::StatusOr<redis::Reply> reply = recover ? reader_redis.Execute(command) : reader_redis.Blocking(command, kBlock);
+    absl::StatusOr<redis::Reply> reply =
+        recover ? reader_redis.Execute(command) : reader_redis.Blocking(command, kBlock);
     if (!reply.ok()) return reply.status();
     if (!reply->ok()) {
       if (reply->text.rfind("NOGROUP", 0) == 0) {
@@ -403,7 +438,8 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
     if (principals.size() >= 1000) principals.clear();
     Principal principal;
     if (auto document = JsonDocument::Parse(json); document.ok()) {
-      if (const JsonValue* subject = document->root().Find("subject"); subject != nullptr && subject->is_string()) principal.subject = std::string(subject->text());
+      if (const JsonValue* subject = document->root().Find("subject"); subject != nullptr && subject->is_string())
+        principal.subject = std::string(subject->text());
       if (const JsonValue* roles = document->root().Find("roles"); roles != nullptr && roles->is_array()) {
         for (const auto& role : roles->items()) principal.roles.emplace_back(role.text());
       }
@@ -411,7 +447,8 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
     return principals.emplace(json, std::move(principal)).first->second;
   }
 
-  // The start check: one statement for the batch. Waits, with the entries kept alive by the heartbeat, while PostgreSQL is away.
+  // The start check: one statement for the batch. Waits, with the entries kept alive by the heartbeat, while PostgreSQL
+  // is away.
   void Check(std::vector<InHandPtr>& batch, const std::vector<bool>& has_args) {
     {
       absl::MutexLock lock(&mu);
@@ -423,27 +460,30 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
       fence_array.Add(absl::StrCat(batch[i]->fence));
       want_array.Add(has_args[i] ? "f" : "t");
     }
-    const std::string ids = std::move(id_array).Finish(), fences = std::move(fence_array).Finish(), wants = std::move(want_array).Finish();
+    const std::string ids = std::move(id_array).Finish(), fences = std::move(fence_array).Finish(),
+                      wants = std::move(want_array).Finish();
     absl::flat_hash_map<std::pair<Uuid, int64_t>, InHandPtr> wanted;  // an entry that is there twice counts once
     for (const auto& job : batch) wanted.try_emplace({job->id, job->fence}, job);
     absl::flat_hash_map<InHand*, int> verdict;  // 1 run, 2 late, 3 not here
     absl::Duration wait = absl::Milliseconds(50);
     while (true) {
       verdict.clear();
-      const absl::Status status = pool.Autocommit(absl::Now() + absl::Seconds(10), [&](pqxx::transaction_base& tx) -> absl::Status {
-        for (const auto& row : Run(tx, sql::kCheck, ids, fences, wants)) {
-          ASSIGN_OR_RETURN(const Uuid job_id, ParseUuid(row[0].c_str()));
-          const auto it = wanted.find({job_id, row[1].as<int64_t>()});
-          if (it == wanted.end()) continue;
-          InHand& job = *it->second;
-          Fill(row, job);
-          const bool may_run = !row[15].as<bool>() && registry.Find(job.kind) != nullptr;
-          verdict[&job] = !row[14].is_null() && row[14].as<bool>() ? 2 : may_run ? 1 : 3;
-        }
-        return absl::OkStatus();
-      });
+      const absl::Status status =
+          pool.Autocommit(absl::Now() + absl::Seconds(10), [&](pqxx::transaction_base& tx) -> absl::Status {
+            for (const auto& row : Run(tx, sql::kCheck, ids, fences, wants)) {
+              ASSIGN_OR_RETURN(const Uuid job_id, ParseUuid(row[0].c_str()));
+              const auto it = wanted.find({job_id, row[1].as<int64_t>()});
+              if (it == wanted.end()) continue;
+              InHand& job = *it->second;
+              Fill(row, job);
+              const bool may_run = !row[15].as<bool>() && registry.Find(job.kind) != nullptr;
+              verdict[&job] = !row[14].is_null() && row[14].as<bool>() ? 2 : may_run ? 1 : 3;
+            }
+            return absl::OkStatus();
+          });
       if (status.ok()) break;
-      log::Warn("jobs wait for their start check", {{"jobs", static_cast<int64_t>(batch.size())}, {"error", std::string(status.message())}});
+      log::Warn("jobs wait for their start check",
+                {{"jobs", static_cast<int64_t>(batch.size())}, {"error", std::string(status.message())}});
       Pause(wait);
       wait = std::min(wait * 2, absl::Seconds(1));
       absl::MutexLock lock(&mu);
@@ -488,7 +528,8 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
     if (!f.job->finished.exchange(true)) finished.push_back(std::move(f));
   }
 
-  // Paused queues and kinds that this worker does not know: back to where the dispatcher decides. A keyed job keeps its place and is looked at again.
+  // Paused queues and kinds that this worker does not know: back to where the dispatcher decides. A keyed job keeps its
+  // place and is looked at again.
   void PutBack(const std::vector<InHandPtr>& jobs) {
     std::vector<std::pair<std::string, std::string>> entries;
     for (const int target : {kStateReady, kStateScheduled}) {
@@ -502,10 +543,11 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
       }
       if (n == 0) continue;
       const std::string a = std::move(ids).Finish(), b = std::move(fences).Finish();
-      const absl::Status status = pool.Autocommit(absl::Now() + absl::Seconds(10), [&](pqxx::transaction_base& tx) -> absl::Status {
-        Run(tx, sql::kReissue, a, b, target, "{}", "{}");
-        return absl::OkStatus();
-      });
+      const absl::Status status =
+          pool.Autocommit(absl::Now() + absl::Seconds(10), [&](pqxx::transaction_base& tx) -> absl::Status {
+            Run(tx, sql::kReissue, a, b, target, "{}", "{}");
+            return absl::OkStatus();
+          });
       if (!status.ok()) return;  // they stay pending: reclaimed after the lease
     }
     for (const auto& job : jobs) entries.emplace_back(job->stream, job->entry_id);
@@ -543,11 +585,13 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
     const double stale = absl::ToDoubleSeconds(options.claim_stale);
     for (const auto& stream : from) {
       if (taken >= credit) break;
-      // From a position, so that the dead index entries of finished jobs aren't walked each time; from the head once the end is reached.
+      // From a position, so that the dead index entries of finished jobs aren't walked each time; from the head once
+      // the end is reached.
       Uuid& position = claim_position[stream];
       pqxx::result rows;
       RETURN_IF_ERROR(pool.Autocommit(absl::Now() + absl::Seconds(10), [&](pqxx::transaction_base& tx) -> absl::Status {
-        rows = Run(tx, sql::kClaim, stream.first, stream.second, position.ToString(), std::min(credit - taken, options.read_batch), kinds, consumer, stale);
+        rows = Run(tx, sql::kClaim, stream.first, stream.second, position.ToString(),
+                   std::min(credit - taken, options.read_batch), kinds, consumer, stale);
         return absl::OkStatus();
       }));
       for (const auto& row : rows) {
@@ -576,11 +620,13 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
       {
         absl::MutexLock lock(&mu);
         mu.Await(absl::Condition(
-            +[](Impl* i) ABSL_EXCLUSIVE_LOCKS_REQUIRED(i->mu) { return i->stop_executors || !i->waiting.empty(); }, this));
+            +[](Impl* i) ABSL_EXCLUSIVE_LOCKS_REQUIRED(i->mu) { return i->stop_executors || !i->waiting.empty(); },
+            this));
         if (stop_executors) return;
         job = std::move(waiting.front());
         waiting.pop_front();
-        if (job->finished || job->stop != Stop::kNone) continue;  // fenced while it waited: the heartbeat has dealt with it
+        if (job->finished || job->stop != Stop::kNone)
+          continue;  // fenced while it waited: the heartbeat has dealt with it
         ++running;
         ++started;
         job->started_us = std::max<int64_t>(1, absl::ToUnixMicros(Mono()));
@@ -592,7 +638,8 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
       --running;
       ++executed;
       UpdateRate();
-      const bool give_back = job->stop == Stop::kShutdown && (outcome.kind == Outcome::Kind::kRetry || outcome.kind == Outcome::Kind::kSnooze);
+      const bool give_back = job->stop == Stop::kShutdown &&
+                             (outcome.kind == Outcome::Kind::kRetry || outcome.kind == Outcome::Kind::kSnooze);
       FinishLocked({std::move(job), std::move(outcome), give_back});
     }
   }
@@ -619,9 +666,11 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
       std::vector<Finished> batch;
       {
         absl::MutexLock lock(&mu);
-        mu.AwaitWithTimeout(absl::Condition(
-                                +[](Impl* i) ABSL_EXCLUSIVE_LOCKS_REQUIRED(i->mu) { return i->stop_storing || !i->finished.empty(); }, this),
-                            touched.empty() ? absl::Milliseconds(500) : absl::Milliseconds(20));
+        mu.AwaitWithTimeout(
+            absl::Condition(
+                +[](Impl* i) ABSL_EXCLUSIVE_LOCKS_REQUIRED(i->mu) { return i->stop_storing || !i->finished.empty(); },
+                this),
+            touched.empty() ? absl::Milliseconds(500) : absl::Milliseconds(20));
         const size_t n = std::min(finished.size(), static_cast<size_t>(options.store_batch));
         batch.assign(std::make_move_iterator(finished.begin()), std::make_move_iterator(finished.begin() + n));
         finished.erase(finished.begin(), finished.begin() + n);
@@ -642,7 +691,8 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
     }
   }
 
-  // Tries until it is stored. Nothing is acknowledged before; a statement that PostgreSQL refuses for what it carries is cut in two until the culprit is alone.
+  // Tries until it is stored. Nothing is acknowledged before; a statement that PostgreSQL refuses for what it carries
+  // is cut in two until the culprit is alone.
   void Store(std::vector<Finished>& batch) {
     std::vector<Handout> handouts;
     std::vector<int64_t> freed;
@@ -666,11 +716,13 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
       PgArray keys;
       for (const int64_t key : freed) keys.Add(absl::StrCat(key));
       const std::string array = std::move(keys).Finish();
-      const absl::Status status = pool.Autocommit(absl::Now() + absl::Seconds(5), [&](pqxx::transaction_base& tx) -> absl::Status {
-        for (const auto& row : Run(tx, sql::kPromoteKeys, array)) handouts.push_back(ReadHandout(row));
-        return absl::OkStatus();
-      });
-      if (!status.ok()) log::Warn("keys not looked at again, the sweeper will", {{"error", std::string(status.message())}});
+      const absl::Status status =
+          pool.Autocommit(absl::Now() + absl::Seconds(5), [&](pqxx::transaction_base& tx) -> absl::Status {
+            for (const auto& row : Run(tx, sql::kPromoteKeys, array)) handouts.push_back(ReadHandout(row));
+            return absl::OkStatus();
+          });
+      if (!status.ok())
+        log::Warn("keys not looked at again, the sweeper will", {{"error", std::string(status.message())}});
     }
     std::vector<std::pair<std::string, std::string>> entries;
     if (stored) {
@@ -684,8 +736,10 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
     metrics.in_hand.Set(static_cast<double>(in_hand.size()));
   }
 
-  // Runs `body` until PostgreSQL has taken it. False: it cannot (or the process is ending): nothing may be acknowledged.
-  bool Persist(size_t jobs, bool transaction, absl::FunctionRef<absl::Status(pqxx::transaction_base&)> body, absl::Status* refused) {
+  // Runs `body` until PostgreSQL has taken it. False: it cannot (or the process is ending): nothing may be
+  // acknowledged.
+  bool Persist(size_t jobs, bool transaction, absl::FunctionRef<absl::Status(pqxx::transaction_base&)> body,
+               absl::Status* refused) {
     absl::Duration wait = absl::Milliseconds(50);
     while (true) {
       const absl::Time deadline = absl::Now() + absl::Seconds(10);
@@ -695,7 +749,8 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
         *refused = status;
         return false;
       }
-      log::Warn("results wait for PostgreSQL", {{"jobs", static_cast<int64_t>(jobs)}, {"error", std::string(status.message())}});
+      log::Warn("results wait for PostgreSQL",
+                {{"jobs", static_cast<int64_t>(jobs)}, {"error", std::string(status.message())}});
       absl::MutexLock lock(&mu);
       if (mu.AwaitWithTimeout(absl::Condition(&give_up), wait)) {
         *refused = status;
@@ -705,7 +760,8 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
     }
   }
 
-  bool StoreOutcomes(std::vector<Finished>& batch, bool keyed, std::vector<int64_t>& freed, std::vector<Handout>& handouts) {
+  bool StoreOutcomes(std::vector<Finished>& batch, bool keyed, std::vector<int64_t>& freed,
+                     std::vector<Handout>& handouts) {
     int64_t done = 0, retries = 0;
     size_t wanted_done = 0, wanted_retries = 0;
     std::vector<int64_t> keys;
@@ -718,19 +774,22 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
       for (const auto& f : batch) Sort(f, complete, retry);
       mixed = keyed || (complete.size > 0 && retry.size > 0);
     }
-    const bool ok = Persist(batch.size(), mixed, [&](pqxx::transaction_base& tx) -> absl::Status {
-      CompleteArrays complete;
-      RetryArrays retry;
-      for (const auto& f : batch) Sort(f, complete, retry);
-      keys.clear();
-      next.clear();
-      done = retries = 0;
-      wanted_done = complete.size;
-      wanted_retries = retry.size;
-      if (wanted_done > 0) done = Complete(tx, std::move(complete), &id, options.name, &keys, &next);
-      if (wanted_retries > 0) retries = static_cast<int64_t>(Retry(tx, std::move(retry)));
-      return absl::OkStatus();
-    }, &refused);
+    const bool ok = Persist(
+        batch.size(), mixed,
+        [&](pqxx::transaction_base& tx) -> absl::Status {
+          CompleteArrays complete;
+          RetryArrays retry;
+          for (const auto& f : batch) Sort(f, complete, retry);
+          keys.clear();
+          next.clear();
+          done = retries = 0;
+          wanted_done = complete.size;
+          wanted_retries = retry.size;
+          if (wanted_done > 0) done = Complete(tx, std::move(complete), &id, options.name, &keys, &next);
+          if (wanted_retries > 0) retries = static_cast<int64_t>(Retry(tx, std::move(retry)));
+          return absl::OkStatus();
+        },
+        &refused);
     if (ok) {
       freed.insert(freed.end(), keys.begin(), keys.end());
       handouts.insert(handouts.end(), std::make_move_iterator(next.begin()), std::make_move_iterator(next.end()));
@@ -742,12 +801,15 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
     }
     if (absl::IsCancelled(refused) || MayRecover(refused)) return false;
     if (batch.size() > 1) {
-      std::vector<Finished> half(std::make_move_iterator(batch.begin() + batch.size() / 2), std::make_move_iterator(batch.end()));
+      std::vector<Finished> half(std::make_move_iterator(batch.begin() + batch.size() / 2),
+                                 std::make_move_iterator(batch.end()));
       batch.resize(batch.size() / 2);
       const bool first = StoreOutcomes(batch, keyed, freed, handouts);
       return StoreOutcomes(half, keyed, freed, handouts) && first;
     }
-    log::Error("a result was refused by the database", {{"job", FormatId("job", batch[0].job->id)}, {"kind", batch[0].job->kind}, {"error", std::string(refused.message())}});
+    log::Error("a result was refused by the database", {{"job", FormatId("job", batch[0].job->id)},
+                                                        {"kind", batch[0].job->kind},
+                                                        {"error", std::string(refused.message())}});
     if (batch[0].outcome.code == "result_refused") return false;
     batch[0].outcome = Outcome::Retry("result_refused", "the database refused the job's result");
     return StoreOutcomes(batch, keyed, freed, handouts);
@@ -756,7 +818,8 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
   void Count(const std::vector<Finished>& batch) {
     for (const auto& f : batch) {
       const Outcome& o = f.outcome;
-      const bool last = o.kind == Outcome::Kind::kDead || (o.kind == Outcome::Kind::kRetry && f.job->attempt + 1 >= f.job->max_attempts);
+      const bool last = o.kind == Outcome::Kind::kDead ||
+                        (o.kind == Outcome::Kind::kRetry && f.job->attempt + 1 >= f.job->max_attempts);
       if (o.kind == Outcome::Kind::kDone) {
         ++succeeded;
         metrics.succeeded.Increment();
@@ -765,18 +828,27 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
       } else if (o.kind == Outcome::Kind::kSnooze) {
         metrics.snoozed.Increment();
       } else {
-        if (last) ++dead;
-        else ++retried;
+        if (last)
+          ++dead;
+        else
+          ++retried;
         (last ? metrics.dead : metrics.retried).Increment();
-        log::Write(last ? log::Level::kWarn : log::Level::kInfo, last ? "job is dead" : "job failed, will be tried again",
-                   {{"job", FormatId("job", f.job->id)}, {"kind", f.job->kind}, {"attempt", f.job->attempt + 1}, {"code", o.code}, {"error", CleanText(o.message, 500)},
+        log::Write(last ? log::Level::kWarn : log::Level::kInfo,
+                   last ? "job is dead" : "job failed, will be tried again",
+                   {{"job", FormatId("job", f.job->id)},
+                    {"kind", f.job->kind},
+                    {"attempt", f.job->attempt + 1},
+                    {"code", o.code},
+                    {"error", CleanText(o.message, 500)},
                     {"request_id", f.job->context.request_id}});
       }
     }
   }
 
-  // Jobs that were finished in the handler's own transaction: gone, if it committed. Still there under our fence: it did not, whatever the handler thinks.
-  bool Verify(std::vector<Finished>& batch, std::vector<Finished>& plain, std::vector<Finished>& keyed, std::vector<Handout>& handouts, std::vector<int64_t>& freed) {
+  // Jobs that were finished in the handler's own transaction: gone, if it committed. Still there under our fence: it
+  // did not, whatever the handler thinks.
+  bool Verify(std::vector<Finished>& batch, std::vector<Finished>& plain, std::vector<Finished>& keyed,
+              std::vector<Handout>& handouts, std::vector<int64_t>& freed) {
     PgArray id_array, fence_array;
     for (const auto& f : batch) {
       id_array.Add(f.job->id.ToString());
@@ -785,20 +857,24 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
     const std::string ids = std::move(id_array).Finish(), fences = std::move(fence_array).Finish();
     absl::flat_hash_set<Uuid> still;
     absl::Status refused;
-    if (!Persist(batch.size(), false, [&](pqxx::transaction_base& tx) -> absl::Status {
-          still.clear();
-          for (const auto& row : Run(tx, sql::kHeld, ids, fences)) {
-            ASSIGN_OR_RETURN(const Uuid job, ParseUuid(row[0].c_str()));
-            still.insert(job);
-          }
-          return absl::OkStatus();
-        }, &refused)) {
+    if (!Persist(
+            batch.size(), false,
+            [&](pqxx::transaction_base& tx) -> absl::Status {
+              still.clear();
+              for (const auto& row : Run(tx, sql::kHeld, ids, fences)) {
+                ASSIGN_OR_RETURN(const Uuid job, ParseUuid(row[0].c_str()));
+                still.insert(job);
+              }
+              return absl::OkStatus();
+            },
+            &refused)) {
       return false;
     }
     for (auto& f : batch) {
       if (still.contains(f.job->id)) {
         if (f.outcome.kind == Outcome::Kind::kDone || f.outcome.kind == Outcome::Kind::kDiscard) {
-          f.outcome = Outcome::Retry("not_committed", "the handler's transaction that should have finished the job was not committed");
+          f.outcome = Outcome::Retry("not_committed",
+                                     "the handler's transaction that should have finished the job was not committed");
         }
         (f.job->key.has_value() ? keyed : plain).push_back(f);
         continue;
@@ -821,13 +897,17 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
     const std::string ids = std::move(id_array).Finish(), fences = std::move(fence_array).Finish();
     std::vector<Handout> next;
     absl::Status refused;
-    if (!Persist(batch.size(), false, [&](pqxx::transaction_base& tx) -> absl::Status {
-          next.clear();
-          for (const auto& row : Run(tx, sql::kReissue, ids, fences, target, "{}", "{}")) {
-            if (row[7].as<int>() == kStatePublished || row[7].as<int>() == kStateBlocked) next.push_back(ReadHandout(row));
-          }
-          return absl::OkStatus();
-        }, &refused)) {
+    if (!Persist(
+            batch.size(), false,
+            [&](pqxx::transaction_base& tx) -> absl::Status {
+              next.clear();
+              for (const auto& row : Run(tx, sql::kReissue, ids, fences, target, "{}", "{}")) {
+                if (row[7].as<int>() == kStatePublished || row[7].as<int>() == kStateBlocked)
+                  next.push_back(ReadHandout(row));
+              }
+              return absl::OkStatus();
+            },
+            &refused)) {
       return false;
     }
     reissued += static_cast<int64_t>(batch.size());
@@ -836,8 +916,10 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
     return true;
   }
 
-  // XADD of what follows, XACK of what is stored, in one round trip. Redis away: entries stay pending, their rows say that they are done.
-  void Acknowledge(const std::vector<std::pair<std::string, std::string>>& entries, const std::vector<Handout>& handouts, bool remove = true) {
+  // XADD of what follows, XACK of what is stored, in one round trip. Redis away: entries stay pending, their rows say
+  // that they are done.
+  void Acknowledge(const std::vector<std::pair<std::string, std::string>>& entries,
+                   const std::vector<Handout>& handouts, bool remove = true) {
     std::map<std::string, std::vector<std::string>> by_stream;
     for (const auto& [stream, entry] : entries) by_stream[stream].push_back(entry);
     std::vector<redis::Command> commands;
@@ -863,7 +945,8 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
       const absl::Time now = Mono();
       Limits(now);
       if (const auto reply = redis.Execute({"GET", kEpochKey}); reply.ok() && reply->ok()) {
-        if (!epoch.empty() && reply->text != epoch) mark_all = true;  // flushed: our entries are gone, so the rows must say who holds these jobs
+        if (!epoch.empty() && reply->text != epoch)
+          mark_all = true;  // flushed: our entries are gone, so the rows must say who holds these jobs
         epoch = reply->text;
       }
       const bool all = mark_all.exchange(false);
@@ -883,10 +966,12 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
       absl::MutexLock lock(&mu);
       count = static_cast<int>(in_hand.size());
     }
-    return pool.Autocommit(absl::Now() + std::min(options.lease / 2, absl::Seconds(5)), [&](pqxx::transaction_base& tx) -> absl::Status {
-      Run(tx, sql::kRenewWorker, consumer, options.name, kinds, count, absl::ToDoubleSeconds(options.lease), draining ? "t" : "f");
-      return absl::OkStatus();
-    });
+    return pool.Autocommit(absl::Now() + std::min(options.lease / 2, absl::Seconds(5)),
+                           [&](pqxx::transaction_base& tx) -> absl::Status {
+                             Run(tx, sql::kRenewWorker, consumer, options.name, kinds, count,
+                                 absl::ToDoubleSeconds(options.lease), draining ? "t" : "f");
+                             return absl::OkStatus();
+                           });
   }
 
   // One heartbeat: the lease, jobs that last, jobs that are no longer ours. False: PostgreSQL is away.
@@ -912,7 +997,8 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
       for (const auto& [key, job] : in_hand) {
         if (job->marked) {
           if (!job->finished) marked.push_back(job);
-        } else if (!job->finished && (all || (job->started_us != 0 && now - absl::FromUnixMicros(job->started_us) >= options.heartbeat))) {
+        } else if (!job->finished && (all || (job->started_us != 0 &&
+                                              now - absl::FromUnixMicros(job->started_us) >= options.heartbeat))) {
           lasting.push_back(job);
         } else if (now - job->taken >= options.heartbeat / 2) {
           alive(*job);  // waiting for a handler or to be stored
@@ -954,14 +1040,15 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
     }
     const std::string a = std::move(ids).Finish(), b = std::move(fences).Finish(), c = std::move(since).Finish();
     absl::flat_hash_set<Uuid> ok;
-    const absl::Status status = pool.Autocommit(absl::Now() + absl::Seconds(5), [&](pqxx::transaction_base& tx) -> absl::Status {
-      ok.clear();
-      for (const auto& row : Run(tx, sql::kMarkRunning, a, b, consumer, c)) {
-        ASSIGN_OR_RETURN(const Uuid job, ParseUuid(row[0].c_str()));
-        ok.insert(job);
-      }
-      return absl::OkStatus();
-    });
+    const absl::Status status =
+        pool.Autocommit(absl::Now() + absl::Seconds(5), [&](pqxx::transaction_base& tx) -> absl::Status {
+          ok.clear();
+          for (const auto& row : Run(tx, sql::kMarkRunning, a, b, consumer, c)) {
+            ASSIGN_OR_RETURN(const Uuid job, ParseUuid(row[0].c_str()));
+            ok.insert(job);
+          }
+          return absl::OkStatus();
+        });
     if (!status.ok()) {
       log::Warn("lasting jobs not written as running", {{"error", std::string(status.message())}});
       return false;
@@ -1021,7 +1108,9 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
         job->stop.compare_exchange_strong(none, Stop::kSoftLimit);
       }
       // Its thread cannot be taken back here, but its fence can: whatever it still does changes nothing.
-      if (age >= job->hard_limit) FinishLocked({job, Outcome::Retry("hard_limit", absl::StrCat("still running after ", absl::FormatDuration(job->hard_limit)))});
+      if (age >= job->hard_limit)
+        FinishLocked({job, Outcome::Retry("hard_limit", absl::StrCat("still running after ",
+                                                                     absl::FormatDuration(job->hard_limit)))});
     }
   }
 
@@ -1076,10 +1165,12 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
     storing.join();
     for (auto& thread : threads) thread.join();
     for (auto& thread : executors) clean ? thread.join() : thread.detach();
-    pool.Autocommit(absl::Now() + absl::Seconds(1), [&](pqxx::transaction_base& tx) -> absl::Status {
-      Run(tx, sql::kRemoveWorker, consumer);
-      return absl::OkStatus();
-    }).IgnoreError();
+    pool.Autocommit(absl::Now() + absl::Seconds(1),
+                    [&](pqxx::transaction_base& tx) -> absl::Status {
+                      Run(tx, sql::kRemoveWorker, consumer);
+                      return absl::OkStatus();
+                    })
+        .IgnoreError();
     if (!redis_down) {
       std::vector<std::string> names;
       {
@@ -1105,8 +1196,8 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
   redis::Client reader_redis;  // blocks
   redis::Client redis;         // everything else
   Upkeep upkeep;
-  std::map<std::string, Principal, std::less<>> principals;            // the reader's
-  std::map<std::pair<std::string, int>, Uuid> claim_position;          // the reader's
+  std::map<std::string, Principal, std::less<>> principals;    // the reader's
+  std::map<std::pair<std::string, int>, Uuid> claim_position;  // the reader's
   std::thread reading, storing;
   std::vector<std::thread> threads, executors;
   bool started_ok = false;
@@ -1115,8 +1206,9 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
 
   absl::Mutex mu;
   std::deque<InHandPtr> waiting ABSL_GUARDED_BY(mu);
-  absl::flat_hash_map<std::pair<Uuid, int64_t>, InHandPtr> in_hand ABSL_GUARDED_BY(mu);  // everything read and checked, until it is stored
-  std::vector<InHandPtr> checking ABSL_GUARDED_BY(mu);                                    // read, being checked
+  absl::flat_hash_map<std::pair<Uuid, int64_t>, InHandPtr> in_hand
+      ABSL_GUARDED_BY(mu);                              // everything read and checked, until it is stored
+  std::vector<InHandPtr> checking ABSL_GUARDED_BY(mu);  // read, being checked
   std::vector<Finished> finished ABSL_GUARDED_BY(mu);
   std::vector<std::pair<std::string, int>> streams ABSL_GUARDED_BY(mu);
   std::vector<std::string> all_streams ABSL_GUARDED_BY(mu);
@@ -1124,15 +1216,25 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
   int64_t executed ABSL_GUARDED_BY(mu) = 0, started ABSL_GUARDED_BY(mu) = 0, rate_count ABSL_GUARDED_BY(mu) = 0;
   double rate ABSL_GUARDED_BY(mu) = 0;
   absl::Time rate_at ABSL_GUARDED_BY(mu) = absl::InfinitePast();
-  bool stop_reading ABSL_GUARDED_BY(mu) = false, stop_executors ABSL_GUARDED_BY(mu) = false, stop_storing ABSL_GUARDED_BY(mu) = false,
-       stop_heartbeat ABSL_GUARDED_BY(mu) = false, give_up ABSL_GUARDED_BY(mu) = false;
+  bool stop_reading ABSL_GUARDED_BY(mu) = false, stop_executors ABSL_GUARDED_BY(mu) = false,
+                    stop_storing ABSL_GUARDED_BY(mu) = false,
+                    stop_heartbeat ABSL_GUARDED_BY(mu) = false, give_up ABSL_GUARDED_BY(mu) = false;
 };
 
-Engine::Engine(EngineOptions options, const Registry& registry, postgres::Pool& pool) : impl_(std::make_shared<Impl>(std::move(options), registry, pool)) {}
-Engine::~Engine() { Drain(absl::ZeroDuration()); }
-absl::Status Engine::Start() { return impl_->Start(); }
-bool Engine::Drain(absl::Duration deadline) { return impl_->Drain(deadline); }
-const Uuid& Engine::id() const { return impl_->id; }
+Engine::Engine(EngineOptions options, const Registry& registry, postgres::Pool& pool)
+    : impl_(std::make_shared<Impl>(std::move(options), registry, pool)) {}
+Engine::~Engine() {
+  Drain(absl::ZeroDuration());
+}
+absl::Status Engine::Start() {
+  return impl_->Start();
+}
+bool Engine::Drain(absl::Duration deadline) {
+  return impl_->Drain(deadline);
+}
+const Uuid& Engine::id() const {
+  return impl_->id;
+}
 
 EngineStats Engine::stats() const {
   EngineStats s;

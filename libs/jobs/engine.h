@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// A worker: reads entries, checks them against their rows, runs handlers, stores results, and (on one elected worker) keeps the queues in order.
+// A worker: reads entries, checks them against their rows, runs handlers, stores results, and (on one elected worker)
+// keeps the queues in order.
 //
-// The row decides everything; Redis only says sooner what may run. A slow, live job can run twice (its lease looked lost), but only the holder of the newest fence can
-// change anything. Redis away: jobs are claimed from PostgreSQL in batches. PostgreSQL away: nothing new is started, results wait in bounded memory, nothing is acknowledged before it is stored.
-// Threads: one reads and checks, `executors` run handlers, one stores results, one renews leases, one does the upkeep. States and protocol: README.md.
+// The row decides everything; Redis only says sooner what may run. A slow, live job can run twice (its lease looked
+// lost), but only the holder of the newest fence can change anything. Redis away: jobs are claimed from PostgreSQL in
+// batches. PostgreSQL away: nothing new is started, results wait in bounded memory, nothing is acknowledged before it
+// is stored. Threads: one reads and checks, `executors` run handlers, one stores results, one renews leases, one does
+// the upkeep. States and protocol: README.md.
 #pragma once
 
 #include <functional>
@@ -45,7 +48,8 @@ struct EngineOptions {
   int read_batch = 200, max_in_hand = 2000;
   // Results per completing statement.
   int store_batch = 500;
-  // Lease renewal, cancellation and "this job lasts" are looked at once per heartbeat; the lease must be at least twice as long.
+  // Lease renewal, cancellation and "this job lasts" are looked at once per heartbeat; the lease must be at least twice
+  // as long.
   absl::Duration heartbeat = absl::Seconds(5), lease = absl::Seconds(15);
   // How often published jobs are compared with the streams, and how old they must be.
   absl::Duration sweep = absl::Seconds(30);
@@ -73,14 +77,17 @@ struct EngineStats {
 
 class Engine {
  public:
-  // `pool` must pin plans; at least 3 connections beside what handlers use. `registry` is constant from now on. Both outlive this.
+  // `pool` must pin plans; at least 3 connections beside what handlers use. `registry` is constant from now on. Both
+  // outlive this.
   Engine(EngineOptions options, const Registry& registry, postgres::Pool& pool);
   ~Engine();  // Drain with no time, when it was not drained
 
-  // Announces the worker and starts to take jobs. Fails only when PostgreSQL is away: a worker must be known before it holds a lease.
+  // Announces the worker and starts to take jobs. Fails only when PostgreSQL is away: a worker must be known before it
+  // holds a lease.
   absl::Status Start();
-  // Stops reading, lets running jobs finish within `deadline`, cancels the rest and hands it back under a raised fence and at no cost. Harmless twice or before Start.
-  // false: a handler did not return; its thread still runs, the process should end without waiting for it.
+  // Stops reading, lets running jobs finish within `deadline`, cancels the rest and hands it back under a raised fence
+  // and at no cost. Harmless twice or before Start. false: a handler did not return; its thread still runs, the process
+  // should end without waiting for it.
   bool Drain(absl::Duration deadline);
 
   const Uuid& id() const;

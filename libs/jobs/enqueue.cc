@@ -27,7 +27,8 @@ bool IsKind(std::string_view kind) {
   if (kind.empty() || kind.size() > kMaxName) return false;
   bool start = true;
   for (const char c : kind) {
-    if (start ? !(c >= 'a' && c <= 'z') : !((c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_' || c == '.')) return false;
+    if (start ? !(c >= 'a' && c <= 'z') : !((c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_' || c == '.'))
+      return false;
     start = c == '.';
   }
   return !start;
@@ -35,11 +36,14 @@ bool IsKind(std::string_view kind) {
 
 bool IsQueue(std::string_view queue) {
   if (queue.empty() || queue.size() > kMaxName) return false;
-  return std::all_of(queue.begin(), queue.end(), [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_' || c == '-'; });
+  return std::all_of(queue.begin(), queue.end(),
+                     [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_' || c == '-'; });
 }
 
 // Text that may go into a row: UTF-8 and no NUL (libpqxx would cut there silently).
-bool IsText(std::string_view text) { return text.find('\0') == std::string_view::npos && IsValidUtf8(text); }
+bool IsText(std::string_view text) {
+  return text.find('\0') == std::string_view::npos && IsValidUtf8(text);
+}
 
 void Validate(const JobSpec& job, const CallContext& context, const std::string& at, std::vector<FieldError>& errors) {
   auto wrong = [&](std::string_view field, std::string_view code, std::string detail) {
@@ -48,21 +52,30 @@ void Validate(const JobSpec& job, const CallContext& context, const std::string&
   if (job.kind.empty()) {
     wrong("kind", "required", "a job needs a kind");
   } else if (!IsKind(job.kind)) {
-    wrong("kind", "invalid_format", "expected lower-case words joined by dots, like \"mail.send\", at most 100 characters");
+    wrong("kind", "invalid_format",
+          "expected lower-case words joined by dots, like \"mail.send\", at most 100 characters");
   }
-  if (!IsQueue(job.queue)) wrong("queue", "invalid_format", "expected the name of a queue: a-z, 0-9, - and _, at most 100 characters");
-  if (job.args.size() > kMaxArgs) wrong("args", "too_long", absl::StrCat("has ", job.args.size(), " bytes, the limit is ", kMaxArgs));
+  if (!IsQueue(job.queue))
+    wrong("queue", "invalid_format", "expected the name of a queue: a-z, 0-9, - and _, at most 100 characters");
+  if (job.args.size() > kMaxArgs)
+    wrong("args", "too_long", absl::StrCat("has ", job.args.size(), " bytes, the limit is ", kMaxArgs));
   if (!IsText(job.args)) wrong("args", "invalid_characters", "not UTF-8, or holds a NUL");
-  if (job.priority.has_value() && (*job.priority < 0 || *job.priority > 9)) wrong("priority", "out_of_range", "expected 0 (first) to 9 (last)");
-  if (job.max_attempts.has_value() && (*job.max_attempts < 1 || *job.max_attempts > 1000)) wrong("max_attempts", "out_of_range", "expected 1 to 1000");
-  if (job.run_at != absl::InfinitePast() && (job.run_at == absl::InfiniteFuture() || job.run_at > absl::Now() + absl::Hours(24 * 366 * 5))) {
+  if (job.priority.has_value() && (*job.priority < 0 || *job.priority > 9))
+    wrong("priority", "out_of_range", "expected 0 (first) to 9 (last)");
+  if (job.max_attempts.has_value() && (*job.max_attempts < 1 || *job.max_attempts > 1000))
+    wrong("max_attempts", "out_of_range", "expected 1 to 1000");
+  if (job.run_at != absl::InfinitePast() &&
+      (job.run_at == absl::InfiniteFuture() || job.run_at > absl::Now() + absl::Hours(24 * 366 * 5))) {
     wrong("run_at", "out_of_range", "more than five years ahead");
   }
-  if (job.unique_key.size() > kMaxKey || !IsText(job.unique_key)) wrong("unique_key", "too_long", "at most 512 bytes of UTF-8");
-  if (job.ordering_key.size() > kMaxKey || !IsText(job.ordering_key)) wrong("ordering_key", "too_long", "at most 512 bytes of UTF-8");
+  if (job.unique_key.size() > kMaxKey || !IsText(job.unique_key))
+    wrong("unique_key", "too_long", "at most 512 bytes of UTF-8");
+  if (job.ordering_key.size() > kMaxKey || !IsText(job.ordering_key))
+    wrong("ordering_key", "too_long", "at most 512 bytes of UTF-8");
   if (job.tags.size() > kMaxTags) wrong("tags", "too_many", "at most 32 tags");
   for (size_t i = 0; i < job.tags.size(); ++i) {
-    if (job.tags[i].empty() || job.tags[i].size() > kMaxName || !IsText(job.tags[i])) wrong(absl::StrCat("tags/", i), "invalid_format", "1 to 100 bytes of UTF-8");
+    if (job.tags[i].empty() || job.tags[i].size() > kMaxName || !IsText(job.tags[i]))
+      wrong(absl::StrCat("tags/", i), "invalid_format", "1 to 100 bytes of UTF-8");
   }
   const std::string& tenant = job.tenant.empty() ? context.principal.tenant : job.tenant;
   if (tenant.empty() || tenant == kAllTenants) {
@@ -79,7 +92,8 @@ std::string PrincipalJson(const Principal& principal) {
   JsonWriter w(json);
   w.BeginObject().Key("subject").String(principal.subject).Key("roles").BeginArray();
   for (const auto& role : principal.roles) w.String(role);
-  // Not the tenant: the row's own column says whose job it is, but an operator's view of all tenants must not travel into a job.
+  // Not the tenant: the row's own column says whose job it is, but an operator's view of all tenants must not travel
+  // into a job.
   w.EndArray().EndObject();
   return json;
 }
@@ -90,7 +104,9 @@ class Column {
   void Add(const std::string* value) { values_.push_back(value); }
   // With a shared value the array stays empty and the scalar is bound.
   void Finish() {
-    shared_ = std::all_of(values_.begin(), values_.end(), [&](const std::string* v) { return v == values_[0] || (v != nullptr && values_[0] != nullptr && *v == *values_[0]); });
+    shared_ = std::all_of(values_.begin(), values_.end(), [&](const std::string* v) {
+      return v == values_[0] || (v != nullptr && values_[0] != nullptr && *v == *values_[0]);
+    });
     PgArray array;
     if (!shared_) {
       for (const std::string* v : values_) v != nullptr ? array.Add(*v) : array.AddNull();
@@ -98,7 +114,9 @@ class Column {
     array_ = std::move(array).Finish();
   }
   const std::string& array() const { return array_; }
-  const char* scalar() const { return shared_ && !values_.empty() && values_[0] != nullptr ? values_[0]->c_str() : nullptr; }
+  const char* scalar() const {
+    return shared_ && !values_.empty() && values_[0] != nullptr ? values_[0]->c_str() : nullptr;
+  }
 
  private:
   std::vector<const std::string*> values_;
@@ -135,8 +153,10 @@ Uuid UniqueHash(std::string_view tenant, std::string_view kind, std::string_view
   return hash;
 }
 
-// Fills `existing` (by job index) with the holders of unique keys that are taken, by another job or by an earlier one of this call.
-absl::Status TakeUnique(pqxx::transaction_base& tx, absl::Span<const JobSpec> jobs, const std::vector<const std::string*>& tenants, const std::vector<Uuid>& ids,
+// Fills `existing` (by job index) with the holders of unique keys that are taken, by another job or by an earlier one
+// of this call.
+absl::Status TakeUnique(pqxx::transaction_base& tx, absl::Span<const JobSpec> jobs,
+                        const std::vector<const std::string*>& tenants, const std::vector<Uuid>& ids,
                         std::vector<std::optional<Uuid>>& hashes, std::vector<std::optional<Uuid>>& existing) {
   std::map<Uuid, size_t> first;
   for (size_t i = 0; i < jobs.size(); ++i) {
@@ -151,7 +171,8 @@ absl::Status TakeUnique(pqxx::transaction_base& tx, absl::Span<const JobSpec> jo
     job_array.Add(ids[index].ToString());
   }
   tx.conn().prepare(sql::kTakeUnique.name, sql::kTakeUnique.text);
-  const pqxx::result rows = tx.exec_prepared(sql::kTakeUnique.name, std::move(hash_array).Finish(), std::move(job_array).Finish());
+  const pqxx::result rows =
+      tx.exec_prepared(sql::kTakeUnique.name, std::move(hash_array).Finish(), std::move(job_array).Finish());
   std::map<Uuid, Uuid> holders;
   for (const auto& row : rows) {
     ASSIGN_OR_RETURN(const Uuid hash, ParseUuid(row[0].c_str()));
@@ -166,19 +187,24 @@ absl::Status TakeUnique(pqxx::transaction_base& tx, absl::Span<const JobSpec> jo
 
 }  // namespace
 
-absl::StatusOr<std::vector<Enqueued>> Enqueue(pqxx::transaction_base& tx, const CallContext& context, absl::Span<const JobSpec> jobs) {
+absl::StatusOr<std::vector<Enqueued>> Enqueue(pqxx::transaction_base& tx, const CallContext& context,
+                                              absl::Span<const JobSpec> jobs) {
   std::vector<Enqueued> out(jobs.size());
   if (jobs.empty()) return out;
   if (jobs.size() > kMaxBatch) {
-    return MakeProblem("validation-failed", absl::StrCat("a call may add ", kMaxBatch, " jobs, this one has ", jobs.size()),
-                       {{.name = "/items", .code = "too_many", .detail = absl::StrCat("at most ", kMaxBatch, " items")}});
+    return MakeProblem(
+        "validation-failed", absl::StrCat("a call may add ", kMaxBatch, " jobs, this one has ", jobs.size()),
+        {{.name = "/items", .code = "too_many", .detail = absl::StrCat("at most ", kMaxBatch, " items")}});
   }
   std::vector<FieldError> errors;
   for (size_t i = 0; i < jobs.size() && errors.size() < 20; ++i) {
-    Validate(jobs[i], jobs[i].context != nullptr ? *jobs[i].context : context, jobs.size() == 1 ? "" : absl::StrCat("/items/", i), errors);
+    Validate(jobs[i], jobs[i].context != nullptr ? *jobs[i].context : context,
+             jobs.size() == 1 ? "" : absl::StrCat("/items/", i), errors);
   }
   if (!errors.empty()) {
-    const std::string detail = errors.size() == 1 ? absl::StrCat("1 field is wrong: ", errors[0].name, ": ", errors[0].detail) : absl::StrCat(errors.size(), " fields are wrong");
+    const std::string detail = errors.size() == 1
+                                   ? absl::StrCat("1 field is wrong: ", errors[0].name, ": ", errors[0].detail)
+                                   : absl::StrCat(errors.size(), " fields are wrong");
     return MakeProblem("validation-failed", detail, std::move(errors));
   }
 
@@ -243,15 +269,18 @@ absl::StatusOr<std::vector<Enqueued>> Enqueue(pqxx::transaction_base& tx, const 
       }
     }
     if (inserted.empty()) return out;
-    for (Column* column : {&tenant, &kind, &queue, &args, &principal, &traceparent, &request_id, &catalog_hash}) column->Finish();
+    for (Column* column : {&tenant, &kind, &queue, &args, &principal, &traceparent, &request_id, &catalog_hash})
+      column->Finish();
 
     tx.conn().prepare(sql::kEnqueue.name, sql::kEnqueue.text);
     const pqxx::result rows = tx.exec_prepared(
-        sql::kEnqueue.name, std::move(id_array).Finish(), tenant.array(), kind.array(), queue.array(), args.array(), priority.Finish(), run_at.Finish(), deadline.Finish(),
-        unique_hash.Finish(), unique_key.Finish(), key_hash.Finish(), ordering_key.Finish(), max_attempts.Finish(), principal.array(), traceparent.array(), request_id.array(),
-        catalog_hash.array(), tags.Finish(), tenant.scalar(), kind.scalar(), queue.scalar(), args.scalar(), principal.scalar(), traceparent.scalar(), request_id.scalar(),
-        catalog_hash.scalar());
-    if (rows.size() != inserted.size()) return absl::InternalError(absl::StrCat("enqueue inserted ", rows.size(), " of ", inserted.size(), " jobs"));
+        sql::kEnqueue.name, std::move(id_array).Finish(), tenant.array(), kind.array(), queue.array(), args.array(),
+        priority.Finish(), run_at.Finish(), deadline.Finish(), unique_hash.Finish(), unique_key.Finish(),
+        key_hash.Finish(), ordering_key.Finish(), max_attempts.Finish(), principal.array(), traceparent.array(),
+        request_id.array(), catalog_hash.array(), tags.Finish(), tenant.scalar(), kind.scalar(), queue.scalar(),
+        args.scalar(), principal.scalar(), traceparent.scalar(), request_id.scalar(), catalog_hash.scalar());
+    if (rows.size() != inserted.size())
+      return absl::InternalError(absl::StrCat("enqueue inserted ", rows.size(), " of ", inserted.size(), " jobs"));
     for (size_t n = 0; n < inserted.size(); ++n) {
       const size_t i = inserted[n];
       const auto row = rows[n];

@@ -27,19 +27,20 @@ inline constexpr size_t kMaxArgs = 256 << 10;
 inline constexpr size_t kMaxBatch = 10000;
 
 struct JobSpec {
-  std::string kind;                  // "webhooks.process"
+  std::string kind;  // "webhooks.process"
   std::string queue = "default";
-  std::string args = "{}";           // JSON, at most 256 KiB
-  std::optional<int> priority;       // 0 first … 9 last; default: the queue's
+  std::string args = "{}";                   // JSON, at most 256 KiB
+  std::optional<int> priority;               // 0 first … 9 last; default: the queue's
   absl::Time run_at = absl::InfinitePast();  // not before
-  std::string unique_key;            // empty: none. Scoped by tenant and kind, held until the job is final
-  std::string ordering_key;          // jobs of one key run one after another, in order of enqueue. Scoped by tenant
-  std::optional<int> max_attempts;   // default: the queue's
+  std::string unique_key;                    // empty: none. Scoped by tenant and kind, held until the job is final
+  std::string ordering_key;         // jobs of one key run one after another, in order of enqueue. Scoped by tenant
+  std::optional<int> max_attempts;  // default: the queue's
   std::vector<std::string> tags;
   std::optional<absl::Time> deadline;  // drop if not started by then
   std::string catalog_hash;
-  std::string tenant;                // only for principals of all tenants, who must name one; empty: the principal's
-  // This job's own tenant, principal, traceparent and request id instead of the call's (webhooks of many senders are enqueued in one statement). Outlives the call.
+  std::string tenant;  // only for principals of all tenants, who must name one; empty: the principal's
+  // This job's own tenant, principal, traceparent and request id instead of the call's (webhooks of many senders are
+  // enqueued in one statement). Outlives the call.
   const CallContext* context = nullptr;
 };
 
@@ -51,19 +52,23 @@ struct Enqueued {
   std::optional<int64_t> key;  // hash of its ordering key, which may be free now
 };
 
-// Inserts all jobs with one statement; refuses all with a problem that names the field (items by index: "/items/3/queue"). Tenant, principal, traceparent and
-// request id are taken from `context`. After the commit pass the result to Handoff::Publish; forgetting it (or crashing first) only delays the jobs until the sweeper's next round.
-absl::StatusOr<std::vector<Enqueued>> Enqueue(pqxx::transaction_base& tx, const CallContext& context, absl::Span<const JobSpec> jobs);
+// Inserts all jobs with one statement; refuses all with a problem that names the field (items by index:
+// "/items/3/queue"). Tenant, principal, traceparent and request id are taken from `context`. After the commit pass the
+// result to Handoff::Publish; forgetting it (or crashing first) only delays the jobs until the sweeper's next round.
+absl::StatusOr<std::vector<Enqueued>> Enqueue(pqxx::transaction_base& tx, const CallContext& context,
+                                              absl::Span<const JobSpec> jobs);
 
-// Tells Redis of committed jobs. Never fails the caller: what Redis does not take waits in PostgreSQL for the dispatcher.
+// Tells Redis of committed jobs. Never fails the caller: what Redis does not take waits in PostgreSQL for the
+// dispatcher.
 class Handoff {
  public:
   virtual ~Handoff() = default;
   virtual void Publish(absl::Span<const Enqueued> jobs) = 0;
 };
 
-// The real one: a thread of its own with a connection of its own, so that Publish only appends to a bounded list. Concurrent calls travel in one pipeline.
-// An XADD whose outcome is unknown is never sent again (two entries with one fence would be two holders): the sweeper raises the fence and hands out anew.
+// The real one: a thread of its own with a connection of its own, so that Publish only appends to a bounded list.
+// Concurrent calls travel in one pipeline. An XADD whose outcome is unknown is never sent again (two entries with one
+// fence would be two holders): the sweeper raises the fence and hands out anew.
 class RedisHandoff : public Handoff {
  public:
   // `pool` is used to promote ordering keys (needs only mainstay.promote_job_keys); it must outlive this.

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the author of a job writes: a function from a job to an outcome, registered by kind.
 //
-// A job may run again after a crash or a lost reply: handlers are idempotent, and FinishIn gives exactly-once effects in PostgreSQL.
-// A handler never sees the process it runs in; Registry, RunningJob and Outcome stay the same when it moves to a child process.
+// A job may run again after a crash or a lost reply: handlers are idempotent, and FinishIn gives exactly-once effects
+// in PostgreSQL. A handler never sees the process it runs in; Registry, RunningJob and Outcome stay the same when it
+// moves to a child process.
 #pragma once
 
 #include <functional>
@@ -36,7 +37,8 @@ struct Outcome {
   static Outcome Snooze(absl::Duration after);  // costs no attempt
   static Outcome Discard(std::string reason);
   static Outcome Dead(std::string code, std::string message);  // never again by itself
-  // Transient codes (Unavailable, Aborted, DeadlineExceeded, ResourceExhausted, Internal, Unknown) retry, honouring the problem's retry_after; the others are dead.
+  // Transient codes (Unavailable, Aborted, DeadlineExceeded, ResourceExhausted, Internal, Unknown) retry, honouring the
+  // problem's retry_after; the others are dead.
   static Outcome FromStatus(const absl::Status& status);
 };
 
@@ -48,17 +50,18 @@ class RunningJob {
   virtual std::string_view kind() const = 0;
   virtual std::string_view args() const = 0;  // JSON
   virtual int64_t fence() const = 0;
-  virtual int attempt() const = 0;            // from 1
+  virtual int attempt() const = 0;  // from 1
   // Acts as the job's principal; the deadline is the soft limit.
   virtual const CallContext& context() const = 0;
-  virtual bool cancelled() const = 0;         // soft limit, cancel, shutdown or fenced: stop soon
+  virtual bool cancelled() const = 0;  // soft limit, cancel, shutdown or fenced: stop soon
   // Last stored checkpoint, JSON; empty when none.
   virtual std::string_view checkpoint() const = 0;
   // Stored under the fence; FailedPrecondition "fenced" when the job was handed to someone else: stop.
   virtual absl::Status SaveCheckpoint(std::string_view json) = 0;
   virtual absl::Status Progress(double percent, std::string_view message) = 0;
-  // Finishes the job inside the handler's own transaction: its effects and the completion commit together or not at all. Fails with "fenced" when the fence is stale (roll back).
-  // Return Outcome::Done afterwards; the worker sees that it is stored.
+  // Finishes the job inside the handler's own transaction: its effects and the completion commit together or not at
+  // all. Fails with "fenced" when the fence is stale (roll back). Return Outcome::Done afterwards; the worker sees that
+  // it is stored.
   virtual absl::Status FinishIn(pqxx::transaction_base& tx, const Outcome& outcome) = 0;
 };
 

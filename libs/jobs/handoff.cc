@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Redis hears of committed jobs here: one thread, one pipeline per round, nothing retried.
 //
-// Lost on purpose when Redis is away, when the list is full or when the process dies: the rows are committed, and the sweeper or the dispatcher finds them. Keyed jobs
-// are promoted first (a statement per round, for all keys of the round), so that a free key starts at once.
+// Lost on purpose when Redis is away, when the list is full or when the process dies: the rows are committed, and the
+// sweeper or the dispatcher finds them. Keyed jobs are promoted first (a statement per round, for all keys of the
+// round), so that a free key starts at once.
 #include <pqxx/pqxx>
 #include <thread>
 
@@ -26,7 +27,8 @@ constexpr size_t kPipeline = 500;
 }  // namespace
 
 struct RedisHandoff::Impl {
-  Impl(redis::ClientOptions options, postgres::Pool& p) : client(std::move(options)), pool(p), thread([this] { Run(); }) {}
+  Impl(redis::ClientOptions options, postgres::Pool& p)
+      : client(std::move(options)), pool(p), thread([this] { Run(); }) {}
 
   void Run() {
     while (true) {
@@ -36,7 +38,10 @@ struct RedisHandoff::Impl {
       {
         absl::MutexLock lock(&mu);
         mu.Await(absl::Condition(
-            +[](Impl* i) ABSL_EXCLUSIVE_LOCKS_REQUIRED(i->mu) { return i->stopping || !i->entries.empty() || !i->keys.empty(); }, this));
+            +[](Impl* i) ABSL_EXCLUSIVE_LOCKS_REQUIRED(i->mu) {
+              return i->stopping || !i->entries.empty() || !i->keys.empty();
+            },
+            this));
         work.swap(entries);
         keys.swap(this->keys);
         bytes = 0;
@@ -52,26 +57,29 @@ struct RedisHandoff::Impl {
     PgArray array;
     for (const int64_t key : keys) array.Add(absl::StrCat(key));
     const std::string text = std::move(array).Finish();
-    const absl::Status status = pool.Autocommit(absl::Now() + absl::Seconds(5), [&](pqxx::transaction_base& tx) -> absl::Status {
-      tx.conn().prepare(sql::kPromoteKeys.name, sql::kPromoteKeys.text);
-      for (const auto& row : tx.exec_prepared(sql::kPromoteKeys.name, text)) {
-        Entry entry{.fence = row[1].as<int64_t>(), .attempt = row[2].as<int>(), .kind = row[3].c_str()};
-        if (const auto id = ParseUuid(row[0].c_str()); id.ok()) entry.id = *id;
-        if (!row[6].is_null()) entry.args = row[6].c_str();
-        work.emplace_back(StreamKey(row[4].c_str(), row[5].as<int>()), EncodeEntry(entry));
-      }
-      return absl::OkStatus();
-    });
+    const absl::Status status =
+        pool.Autocommit(absl::Now() + absl::Seconds(5), [&](pqxx::transaction_base& tx) -> absl::Status {
+          tx.conn().prepare(sql::kPromoteKeys.name, sql::kPromoteKeys.text);
+          for (const auto& row : tx.exec_prepared(sql::kPromoteKeys.name, text)) {
+            Entry entry{.fence = row[1].as<int64_t>(), .attempt = row[2].as<int>(), .kind = row[3].c_str()};
+            if (const auto id = ParseUuid(row[0].c_str()); id.ok()) entry.id = *id;
+            if (!row[6].is_null()) entry.args = row[6].c_str();
+            work.emplace_back(StreamKey(row[4].c_str(), row[5].as<int>()), EncodeEntry(entry));
+          }
+          return absl::OkStatus();
+        });
     if (!status.ok()) log::Debug("keys not promoted now, the sweeper will", {{"error", std::string(status.message())}});
   }
 
   void Send(const std::vector<std::pair<std::string, std::string>>& work) {
     for (size_t at = 0; at < work.size(); at += kPipeline) {
       std::vector<redis::Command> commands;
-      for (size_t i = at; i < std::min(work.size(), at + kPipeline); ++i) commands.push_back({"XADD", work[i].first, "*", kEntryField, work[i].second});
+      for (size_t i = at; i < std::min(work.size(), at + kPipeline); ++i)
+        commands.push_back({"XADD", work[i].first, "*", kEntryField, work[i].second});
       const auto replies = client.Pipeline(commands);
       if (!replies.ok()) {
-        log::Debug("jobs not handed off, the sweeper will", {{"jobs", static_cast<int64_t>(work.size() - at)}, {"error", std::string(replies.status().message())}});
+        log::Debug("jobs not handed off, the sweeper will", {{"jobs", static_cast<int64_t>(work.size() - at)},
+                                                             {"error", std::string(replies.status().message())}});
         return;  // the rest too: it would only wait for another time-out
       }
     }
@@ -87,7 +95,8 @@ struct RedisHandoff::Impl {
   std::thread thread;
 };
 
-RedisHandoff::RedisHandoff(redis::ClientOptions redis, postgres::Pool& pool) : impl_(std::make_unique<Impl>(std::move(redis), pool)) {}
+RedisHandoff::RedisHandoff(redis::ClientOptions redis, postgres::Pool& pool)
+    : impl_(std::make_unique<Impl>(std::move(redis), pool)) {}
 
 RedisHandoff::~RedisHandoff() {
   {
@@ -100,7 +109,8 @@ RedisHandoff::~RedisHandoff() {
 void RedisHandoff::Publish(absl::Span<const Enqueued> jobs) {
   absl::MutexLock lock(&impl_->mu);
   for (const Enqueued& job : jobs) {
-    if (job.existed || impl_->entries.size() + impl_->keys.size() >= kMaxWaiting || impl_->bytes >= kMaxWaitingBytes) continue;
+    if (job.existed || impl_->entries.size() + impl_->keys.size() >= kMaxWaiting || impl_->bytes >= kMaxWaitingBytes)
+      continue;
     if (job.key.has_value()) impl_->keys.push_back(*job.key);
     if (job.stream.empty()) continue;
     impl_->bytes += job.entry.size();

@@ -8,12 +8,13 @@
 
 namespace mainstay::jobs {
 
-void CompleteArrays::Add(const Uuid& id, int64_t fence, int state, const std::string* result, std::string_view code, std::string_view message, int counted, double seconds) {
+void CompleteArrays::Add(const Uuid& id, int64_t fence, int state, const std::string* result, std::string_view code,
+                         std::string_view message, int counted, double seconds) {
   ++size;
   ids.Add(id.ToString());
   fences.Add(absl::StrCat(fence));
   states.Add(absl::StrCat(state));
-  result != nullptr && *result != "null" ? results.Add(*result) : results.AddNull();
+  result != nullptr&&* result != "null" ? results.Add(*result) : results.AddNull();
   if (code.empty()) {
     codes.AddNull();
     messages.AddNull();
@@ -25,7 +26,8 @@ void CompleteArrays::Add(const Uuid& id, int64_t fence, int state, const std::st
   took.Add(absl::StrCat(seconds));
 }
 
-void RetryArrays::Add(const Uuid& id, int64_t fence, absl::Duration delay, std::string_view code, std::string_view message) {
+void RetryArrays::Add(const Uuid& id, int64_t fence, absl::Duration delay, std::string_view code,
+                      std::string_view message) {
   ++size;
   ids.Add(id.ToString());
   fences.Add(absl::StrCat(fence));
@@ -48,15 +50,18 @@ Handout ReadHandout(const pqxx::row& row, Entry* out) {
   return handout;
 }
 
-int64_t Complete(pqxx::transaction_base& tx, CompleteArrays&& batch, const Uuid* worker, const std::string& worker_name, std::vector<int64_t>* freed, std::vector<Handout>* handouts) {
+int64_t Complete(pqxx::transaction_base& tx, CompleteArrays&& batch, const Uuid* worker, const std::string& worker_name,
+                 std::vector<int64_t>* freed, std::vector<Handout>* handouts) {
   const std::string worker_id = worker != nullptr ? worker->ToString() : "";
   const pqxx::result rows =
-      Run(tx, sql::kComplete, std::move(batch.ids).Finish(), std::move(batch.fences).Finish(), std::move(batch.states).Finish(), std::move(batch.results).Finish(),
-          std::move(batch.codes).Finish(), std::move(batch.messages).Finish(), std::move(batch.ran).Finish(), std::move(batch.took).Finish(),
+      Run(tx, sql::kComplete, std::move(batch.ids).Finish(), std::move(batch.fences).Finish(),
+          std::move(batch.states).Finish(), std::move(batch.results).Finish(), std::move(batch.codes).Finish(),
+          std::move(batch.messages).Finish(), std::move(batch.ran).Finish(), std::move(batch.took).Finish(),
           worker != nullptr ? worker_id.c_str() : static_cast<const char*>(nullptr), worker_name);
   const auto row = rows[0];
   if (!row[1].is_null()) {
-    for (const auto& next : Run(tx, sql::kPassKeys, row[1].c_str(), row[2].c_str())) handouts->push_back(ReadHandout(next));
+    for (const auto& next : Run(tx, sql::kPassKeys, row[1].c_str(), row[2].c_str()))
+      handouts->push_back(ReadHandout(next));
     auto parser = row[2].as_array();
     for (auto item = parser.get_next(); item.first != pqxx::array_parser::juncture::done; item = parser.get_next()) {
       if (item.first == pqxx::array_parser::juncture::string_value) freed->push_back(std::stoll(item.second));
@@ -65,7 +70,9 @@ int64_t Complete(pqxx::transaction_base& tx, CompleteArrays&& batch, const Uuid*
   return row[0].as<int64_t>();
 }
 
-absl::Time Mono() { return absl::UnixEpoch() + Clock::Real().Monotonic(); }
+absl::Time Mono() {
+  return absl::UnixEpoch() + Clock::Real().Monotonic();
+}
 
 std::string CleanText(std::string_view text, size_t limit) {
   std::string clean(TruncateUtf8(text, limit));

@@ -43,9 +43,9 @@ struct InHand {
 
   // Shared between threads.
   std::atomic<Stop> stop{Stop::kNone};
-  std::atomic<int64_t> started_us{0};  // the handler's start (Mono); 0: waiting
-  std::atomic<bool> marked{false};     // written `running`: its entry has left the stream
-  std::atomic<bool> finished{false};   // its outcome waits to be stored
+  std::atomic<int64_t> started_us{0};    // the handler's start (Mono); 0: waiting
+  std::atomic<bool> marked{false};       // written `running`: its entry has left the stream
+  std::atomic<bool> finished{false};     // its outcome waits to be stored
   std::atomic<bool> finished_in{false};  // by the handler's own transaction
   absl::Mutex mu;
   std::vector<Handout> successors ABSL_GUARDED_BY(mu);  // of FinishIn, to be handed out after the handler's commit
@@ -57,7 +57,8 @@ struct CompleteArrays {
   PgArray ids, fences, states, results, codes, messages, ran, took;
   int size = 0;
   // An error is recorded when `code` is not empty.
-  void Add(const Uuid& id, int64_t fence, int state, const std::string* result, std::string_view code, std::string_view message, int counted, double seconds);
+  void Add(const Uuid& id, int64_t fence, int state, const std::string* result, std::string_view code,
+           std::string_view message, int counted, double seconds);
 };
 struct RetryArrays {
   PgArray ids, fences, delays, codes, messages;
@@ -65,8 +66,8 @@ struct RetryArrays {
   void Add(const Uuid& id, int64_t fence, absl::Duration delay, std::string_view code, std::string_view message);
 };
 
-inline constexpr int kStateScheduled = 1, kStateBlocked = 2, kStateReady = 3, kStatePublished = 4, kStateRunning = 5, kStateSucceeded = 6, kStateDiscarded = 7,
-                     kStateCancelled = 8, kStateDead = 9;
+inline constexpr int kStateScheduled = 1, kStateBlocked = 2, kStateReady = 3, kStatePublished = 4, kStateRunning = 5,
+                     kStateSucceeded = 6, kStateDiscarded = 7, kStateCancelled = 8, kStateDead = 9;
 
 template <typename... Args>
 pqxx::result Run(pqxx::transaction_base& tx, const sql::Named& statement, Args&&... args) {
@@ -77,9 +78,10 @@ pqxx::result Run(pqxx::transaction_base& tx, const sql::Named& statement, Args&&
 // Reads (id, fence, attempt, kind, queue, priority, args) from the first columns of a row.
 Handout ReadHandout(const pqxx::row& row, Entry* entry = nullptr);
 
-// In the caller's transaction: stores final results and passes the keys on. Returns how many rows still matched; `freed` gets the keys to promote once more after the
-// commit, `handouts` what to add to the streams after it.
-int64_t Complete(pqxx::transaction_base& tx, CompleteArrays&& batch, const Uuid* worker, const std::string& worker_name, std::vector<int64_t>* freed, std::vector<Handout>* handouts);
+// In the caller's transaction: stores final results and passes the keys on. Returns how many rows still matched;
+// `freed` gets the keys to promote once more after the commit, `handouts` what to add to the streams after it.
+int64_t Complete(pqxx::transaction_base& tx, CompleteArrays&& batch, const Uuid* worker, const std::string& worker_name,
+                 std::vector<int64_t>* freed, std::vector<Handout>* handouts);
 
 // For intervals: never jumps, compares only with itself on this machine.
 absl::Time Mono();

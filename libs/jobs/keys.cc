@@ -7,7 +7,9 @@
 
 namespace mainstay::jobs {
 
-std::string StreamKey(std::string_view queue, int priority) { return "mainstay:jobs:{" + std::string(queue) + "}:" + std::to_string(priority); }
+std::string StreamKey(std::string_view queue, int priority) {
+  return "mainstay:jobs:{" + std::string(queue) + "}:" + std::to_string(priority);
+}
 
 std::string EncodeEntry(const Entry& entry) {
   std::string text = absl::StrCat(entry.id.ToString(), " ", entry.fence, " ", entry.attempt, " ", entry.kind);

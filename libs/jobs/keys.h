@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every name in Redis that belongs to jobs, and who deletes what.
 //
-//   mainstay:jobs:{<queue>}:<priority>   stream of handed-out jobs; bounded by the window, so it never holds the backlog. The hash tag keeps a queue on one node.
-//                                        Added to by producers (after commit), the dispatcher and the sweeper. Acknowledged by the worker that stored the result; trimmed
-//                                        by workers up to the oldest entry that is pending or undelivered; a job that outlives a heartbeat is acknowledged and deleted on its own.
-//   group `workers` on each              made by whoever meets NOGROUP, from entry 0. Consumers are worker ids; deleted by the elected worker once they have nothing pending.
-//   mainstay:jobs:epoch                  a random value set by the elected worker; its absence (flush, restart without persistence) starts a full reconcile.
+//   mainstay:jobs:{<queue>}:<priority>   stream of handed-out jobs; bounded by the window, so it never holds the
+//   backlog. The hash tag keeps a queue on one node.
+//                                        Added to by producers (after commit), the dispatcher and the sweeper.
+//                                        Acknowledged by the worker that stored the result; trimmed by workers up to
+//                                        the oldest entry that is pending or undelivered; a job that outlives a
+//                                        heartbeat is acknowledged and deleted on its own.
+//   group `workers` on each              made by whoever meets NOGROUP, from entry 0. Consumers are worker ids; deleted
+//   by the elected worker once they have nothing pending. mainstay:jobs:epoch                  a random value set by
+//   the elected worker; its absence (flush, restart without persistence) starts a full reconcile.
 //
-// An entry has one field, named after the version of its layout: v1 = "<uuid> <fence> <attempt> <kind> <args or nothing>". Args over 4 KiB and sensitive ones are not in it.
+// An entry has one field, named after the version of its layout: v1 = "<uuid> <fence> <attempt> <kind> <args or
+// nothing>". Args over 4 KiB and sensitive ones are not in it.
 #pragma once
 
 #include <cstdint>

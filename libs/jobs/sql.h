@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every statement of the engine, by name, with what it locks. They are prepared once per connection; the engine's pool pins their plans (prepared on an
-// empty table, PostgreSQL would else choose scans and keep them). Fenced statements take arrays and change only rows whose (id, fence) still match.
+// Every statement of the engine, by name, with what it locks. They are prepared once per connection; the engine's pool
+// pins their plans (prepared on an empty table, PostgreSQL would else choose scans and keep them). Fenced statements
+// take arrays and change only rows whose (id, fence) still match.
 #pragma once
 
 namespace mainstay::jobs::sql {
@@ -12,8 +13,9 @@ struct Named {
 
 // ---- producers ----
 
-// $1 to $18: arrays by column; where all jobs share a value the array is empty (unnest pads with NULL) and the scalar ($19 …) counts. The lateral join keeps the order of the items,
-// which is the order of `seq`. Locks: only the new rows. Whether the window is open is read here, so no producer keeps a hint of its own.
+// $1 to $18: arrays by column; where all jobs share a value the array is empty (unnest pads with NULL) and the scalar
+// ($19 …) counts. The lateral join keeps the order of the items, which is the order of `seq`. Locks: only the new rows.
+// Whether the window is open is read here, so no producer keeps a hint of its own.
 inline constexpr Named kEnqueue = {"jobs_enqueue", R"sql(
 INSERT INTO mainstay.jobs (id, tenant, kind, queue, priority, state, args, run_at, due_at, deadline, unique_hash, unique_key, key_hash, seq, ordering_key,
                            max_attempts, max_crashes, tags, principal, traceparent, request_id, catalog_hash, published_at)
@@ -37,7 +39,8 @@ FROM (
 ) r
 RETURNING id, state, priority)sql"};
 
-// Takes unique keys or names their holders; sorted, so two callers cannot deadlock here. A conflicting key's row stays locked until the caller commits.
+// Takes unique keys or names their holders; sorted, so two callers cannot deadlock here. A conflicting key's row stays
+// locked until the caller commits.
 inline constexpr Named kTakeUnique = {"jobs_take_unique", R"sql(
 INSERT INTO mainstay.job_unique AS u (hash, job)
 SELECT t.hash, t.job FROM unnest($1::uuid[], $2::uuid[]) AS t (hash, job) ORDER BY t.hash
@@ -45,12 +48,15 @@ ON CONFLICT (hash) DO UPDATE SET job = CASE WHEN u.expires_at <= clock_timestamp
 RETURNING u.hash, u.job)sql"};
 
 // After the commit. Locks: the taken slots, their jobs for share.
-inline constexpr Named kPromoteKeys = {"jobs_promote_keys", "SELECT id, fence, attempt, kind, queue, priority, args FROM mainstay.promote_job_keys($1::bigint[])"};
+inline constexpr Named kPromoteKeys = {
+    "jobs_promote_keys",
+    "SELECT id, fence, attempt, kind, queue, priority, args FROM mainstay.promote_job_keys($1::bigint[])"};
 
 // ---- workers ----
 
-// The start check of one batch of entries: what is finished, cancelled or fenced does not come back. A keyed job runs only while it holds its key's slot. No lock, no write.
-// $1 ids, $2 fences, $3 whether args are wanted (they were not in the entry).
+// The start check of one batch of entries: what is finished, cancelled or fenced does not come back. A keyed job runs
+// only while it holds its key's slot. No lock, no write. $1 ids, $2 fences, $3 whether args are wanted (they were not
+// in the entry).
 inline constexpr Named kCheck = {"jobs_check", R"sql(
 SELECT j.id, j.fence, j.attempt, j.kind, j.queue, j.priority, j.tenant, j.principal, j.max_attempts, j.key_hash, j.traceparent, j.request_id, j.checkpoint,
        CASE WHEN i.want THEN j.args::text END, j.deadline <= clock_timestamp(),
@@ -58,8 +64,9 @@ SELECT j.id, j.fence, j.attempt, j.kind, j.queue, j.priority, j.tenant, j.princi
 FROM unnest($1::uuid[], $2::bigint[], $3::boolean[]) AS i (id, fence, want) JOIN mainstay.jobs j ON j.id = i.id AND j.fence = i.fence
 WHERE j.state = 4 OR (j.state = 2 AND EXISTS (SELECT 1 FROM mainstay.job_slots s WHERE s.key_hash = j.key_hash AND s.job = j.id)))sql"};
 
-// While Redis is away: takes jobs of one stream from the backlog, raising the fence; also those published so long ago that their entry is out of reach. Locks the rows, skips locked ones.
-// $1 queue, $2 priority, $3 after this id, $4 limit, $5 kinds, $6 worker, $7 stale after (seconds).
+// While Redis is away: takes jobs of one stream from the backlog, raising the fence; also those published so long ago
+// that their entry is out of reach. Locks the rows, skips locked ones. $1 queue, $2 priority, $3 after this id, $4
+// limit, $5 kinds, $6 worker, $7 stale after (seconds).
 inline constexpr Named kClaim = {"jobs_claim", R"sql(
 WITH next AS (
   SELECT j.id FROM mainstay.jobs j
@@ -84,8 +91,9 @@ FROM next n WHERE j.id = n.id
 RETURNING j.id, j.fence, j.attempt, j.kind, j.queue, j.priority, j.tenant, j.principal, j.max_attempts, j.key_hash, j.traceparent, j.request_id, j.checkpoint, j.args::text,
           j.deadline <= clock_timestamp(), false)sql"};
 
-// Final states: out of the hot table, into history, unique keys freed; one statement, fenced. Locks the rows of the batch. $7: runs to count, NULL for one.
-// Returns one row: how many changed, the changed ids and their key hashes where they have one.
+// Final states: out of the hot table, into history, unique keys freed; one statement, fenced. Locks the rows of the
+// batch. $7: runs to count, NULL for one. Returns one row: how many changed, the changed ids and their key hashes where
+// they have one.
 inline constexpr Named kComplete = {"jobs_complete", R"sql(
 WITH gone AS (
   DELETE FROM mainstay.jobs j
@@ -109,7 +117,8 @@ WITH gone AS (
 )
 SELECT count(*), array_agg(id) FILTER (WHERE key_hash IS NOT NULL), array_agg(key_hash) FILTER (WHERE key_hash IS NOT NULL) FROM gone)sql"};
 
-// Retries and snoozes: due later, under a raised fence. A keyed job keeps its slot, so its key waits for it. $3 delay (seconds), $4 error (else a snooze).
+// Retries and snoozes: due later, under a raised fence. A keyed job keeps its slot, so its key waits for it. $3 delay
+// (seconds), $4 error (else a snooze).
 inline constexpr Named kRetry = {"jobs_retry", R"sql(
 UPDATE mainstay.jobs j
 SET state = 1, fence = j.fence + 1, due_at = clock_timestamp() + i.delay * interval '1 second', run_at = clock_timestamp() + i.delay * interval '1 second', worker = NULL, published_at = NULL,
@@ -121,9 +130,11 @@ FROM unnest($1::uuid[], $2::bigint[], $3::float8[], $4::text[], $5::text[]) AS i
 WHERE j.id = i.id AND j.fence = i.fence
 RETURNING j.id)sql"};
 
-// Hands jobs out anew (drain, sweep, reclaim): fence raised first, then the caller adds those that come back as `published` or that hold a key. $3: 3 back to the backlog, 4 published.
-// 1 looked at again in two seconds (a keyed job that may not run now, but keeps its place). $4 crashes and $5 suspicions to count; from the fourth suspicion on
-// each is a crash. Those go out one by one at random moments, later each time: whoever takes its worker down must not take the same bystanders along again. Fenced.
+// Hands jobs out anew (drain, sweep, reclaim): fence raised first, then the caller adds those that come back as
+// `published` or that hold a key. $3: 3 back to the backlog, 4 published. 1 looked at again in two seconds (a keyed job
+// that may not run now, but keeps its place). $4 crashes and $5 suspicions to count; from the fourth suspicion on each
+// is a crash. Those go out one by one at random moments, later each time: whoever takes its worker down must not take
+// the same bystanders along again. Fenced.
 inline constexpr Named kReissue = {"jobs_reissue", R"sql(
 UPDATE mainstay.jobs j
 SET fence = j.fence + 1, state = CASE WHEN $3::smallint = 1 OR i.crashes > 0 OR i.suspicions > 0 THEN 1 WHEN j.key_hash IS NOT NULL THEN 2 ELSE $3::smallint END,
@@ -136,10 +147,14 @@ FROM unnest($1::uuid[], $2::bigint[], $4::smallint[], $5::smallint[]) AS i (id, 
 WHERE j.id = i.id AND j.fence = i.fence AND j.state IN (2, 4, 5)
 RETURNING j.id, j.fence, j.attempt, j.kind, j.queue, j.priority, CASE WHEN j.sensitive_args IS NULL AND octet_length(j.args::text) <= 4096 THEN j.args::text END, j.state, j.crashes, j.max_crashes)sql"};
 
-// See the migration: in the finishing transaction, after kComplete. Locks the keys' slots in order, their successors for share.
-inline constexpr Named kPassKeys = {"jobs_pass_keys", "SELECT id, fence, attempt, kind, queue, priority, args FROM mainstay.pass_job_keys($1::uuid[], $2::bigint[])"};
+// See the migration: in the finishing transaction, after kComplete. Locks the keys' slots in order, their successors
+// for share.
+inline constexpr Named kPassKeys = {
+    "jobs_pass_keys",
+    "SELECT id, fence, attempt, kind, queue, priority, args FROM mainstay.pass_job_keys($1::uuid[], $2::bigint[])"};
 
-// Jobs that outlived a heartbeat: from now on this worker's lease row is their lease. Refused when that lease has run out. Fenced.
+// Jobs that outlived a heartbeat: from now on this worker's lease row is their lease. Refused when that lease has run
+// out. Fenced.
 inline constexpr Named kMarkRunning = {"jobs_mark_running", R"sql(
 UPDATE mainstay.jobs j SET state = 5, worker = $3::uuid, started_at = coalesce(j.started_at, clock_timestamp() - i.since * interval '1 second')
 FROM unnest($1::uuid[], $2::bigint[], $4::float8[]) AS i (id, fence, since)
@@ -150,8 +165,10 @@ RETURNING j.id)sql"};
 inline constexpr Named kHeld = {"jobs_held", R"sql(
 SELECT j.id FROM unnest($1::uuid[], $2::bigint[]) AS i (id, fence) JOIN mainstay.jobs j ON j.id = i.id AND j.fence = i.fence)sql"};
 
-inline constexpr Named kProgress = {"jobs_progress", "UPDATE mainstay.jobs SET progress = $3::jsonb WHERE id = $1::uuid AND fence = $2"};
-inline constexpr Named kCheckpoint = {"jobs_checkpoint", "UPDATE mainstay.jobs SET checkpoint = $3::json WHERE id = $1::uuid AND fence = $2"};
+inline constexpr Named kProgress = {"jobs_progress",
+                                    "UPDATE mainstay.jobs SET progress = $3::jsonb WHERE id = $1::uuid AND fence = $2"};
+inline constexpr Named kCheckpoint = {
+    "jobs_checkpoint", "UPDATE mainstay.jobs SET checkpoint = $3::json WHERE id = $1::uuid AND fence = $2"};
 
 // The worker's lease. $5 seconds.
 inline constexpr Named kRenewWorker = {"jobs_renew_worker", R"sql(
@@ -159,7 +176,8 @@ INSERT INTO mainstay.job_workers AS w (id, name, kinds, in_flight, lease_until, 
 VALUES ($1::uuid, $2, $3::text[], $4, clock_timestamp() + $5::float8 * interval '1 second', $6)
 ON CONFLICT (id) DO UPDATE SET in_flight = excluded.in_flight, lease_until = excluded.lease_until, draining = excluded.draining, kinds = excluded.kinds)sql"};
 inline constexpr Named kRemoveWorker = {"jobs_remove_worker",
-                                        "DELETE FROM mainstay.job_workers w WHERE w.id = $1::uuid AND NOT EXISTS (SELECT 1 FROM mainstay.jobs j WHERE j.worker = w.id)"};
+                                        "DELETE FROM mainstay.job_workers w WHERE w.id = $1::uuid AND NOT EXISTS "
+                                        "(SELECT 1 FROM mainstay.jobs j WHERE j.worker = w.id)"};
 
 // All streams with their pauses; the order is the order of reading.
 inline constexpr Named kStreams = {"jobs_streams", R"sql(
@@ -168,7 +186,8 @@ FROM mainstay.job_windows w JOIN mainstay.job_queues q ON q.name = w.queue ORDER
 
 // ---- upkeep (the elected worker; safe with two) ----
 
-// The catalog's queues, for SQL producers; those no longer declared stay as long as jobs name them, but take no new ones from SQL.
+// The catalog's queues, for SQL producers; those no longer declared stay as long as jobs name them, but take no new
+// ones from SQL.
 inline constexpr Named kSyncQueues = {"jobs_sync_queues", R"sql(
 WITH declared AS (
   SELECT * FROM unnest($1::text[], $2::smallint[], $3::integer[], $4::smallint[], $5::integer[]) AS t (name, priority, max_attempts, max_crashes, concurrency)
@@ -192,21 +211,25 @@ WITH RECURSIVE pairs AS (
 )
 INSERT INTO mainstay.job_windows (queue, priority) SELECT queue, priority FROM pairs ON CONFLICT DO NOTHING)sql"};
 
-inline constexpr Named kLiveKinds = {"jobs_live_kinds", "SELECT DISTINCT unnest(kinds) FROM mainstay.job_workers WHERE lease_until > clock_timestamp()"};
+inline constexpr Named kLiveKinds = {
+    "jobs_live_kinds", "SELECT DISTINCT unnest(kinds) FROM mainstay.job_workers WHERE lease_until > clock_timestamp()"};
 
 // $3 seconds from now; 0 closes.
 inline constexpr Named kSetWindow = {"jobs_set_window", R"sql(
 UPDATE mainstay.job_windows SET open_until = CASE WHEN $3::float8 > 0 THEN clock_timestamp() + $3::float8 * interval '1 second' ELSE '-infinity' END WHERE queue = $1 AND priority = $2)sql"};
-inline constexpr Named kCloseWindows = {"jobs_close_windows", "UPDATE mainstay.job_windows SET open_until = '-infinity' WHERE open_until > '-infinity'"};
+inline constexpr Named kCloseWindows = {
+    "jobs_close_windows", "UPDATE mainstay.job_windows SET open_until = '-infinity' WHERE open_until > '-infinity'"};
 
-// Top-up of one stream from a position. A HOT update: no index mentions what it changes. Only kinds that a live worker announced; the others wait here.
+// Top-up of one stream from a position. A HOT update: no index mentions what it changes. Only kinds that a live worker
+// announced; the others wait here.
 inline constexpr Named kDispatch = {"jobs_dispatch", R"sql(
 UPDATE mainstay.jobs SET state = 4, published_at = clock_timestamp()
 WHERE state = 3 AND id = ANY (ARRAY(
   SELECT j.id FROM mainstay.jobs j WHERE j.queue = $1 AND j.priority = $2 AND j.id > $3::uuid AND j.state = 3 AND j.kind = ANY ($5::text[]) ORDER BY j.id LIMIT $4))
 RETURNING id, fence, attempt, kind, queue, priority, CASE WHEN sensitive_args IS NULL AND octet_length(args::text) <= 4096 THEN args::text END)sql"};
 
-// Due jobs, in bounded batches. Unkeyed ones are published at once where the window is open; a keyed one that still holds its slot (a retry) goes out again, the others queue for their key.
+// Due jobs, in bounded batches. Unkeyed ones are published at once where the window is open; a keyed one that still
+// holds its slot (a retry) goes out again, the others queue for their key.
 inline constexpr Named kPromoteDue = {"jobs_promote_due", R"sql(
 WITH due AS (
   SELECT j.id, EXISTS (SELECT 1 FROM mainstay.job_windows w WHERE w.queue = j.queue AND w.priority = j.priority AND w.open_until > clock_timestamp()) AND j.kind = ANY ($2::text[]) AS open
@@ -225,7 +248,8 @@ UNION ALL
 SELECT j.id, j.fence FROM mainstay.job_slots s JOIN mainstay.jobs j ON j.id = s.job
 WHERE j.state = 2 AND greatest(s.taken_at, j.published_at) <= clock_timestamp() - $1::float8 * interval '1 second')sql"};
 
-// Slots whose job is gone, and keys that have waiting jobs and no slot: what a crash between two steps can leave. Given to promote_job_keys.
+// Slots whose job is gone, and keys that have waiting jobs and no slot: what a crash between two steps can leave. Given
+// to promote_job_keys.
 inline constexpr Named kLooseKeys = {"jobs_loose_keys", R"sql(
 WITH stale AS (
   DELETE FROM mainstay.job_slots s WHERE NOT EXISTS (SELECT 1 FROM mainstay.jobs j WHERE j.id = s.job) RETURNING s.key_hash
@@ -241,7 +265,9 @@ WHERE j.worker IS NOT NULL AND NOT EXISTS (SELECT 1 FROM mainstay.job_workers w 
 inline constexpr Named kForgetWorkers = {"jobs_forget_workers", R"sql(
 DELETE FROM mainstay.job_workers w WHERE w.lease_until < clock_timestamp() - interval '1 minute' AND NOT EXISTS (SELECT 1 FROM mainstay.jobs j WHERE j.worker = w.id))sql"};
 
-inline constexpr Named kMaintainHistory = {"jobs_maintain_history", "SELECT made, dropped FROM mainstay.maintain_job_history(3, $1::float8 * interval '1 second')"};
+inline constexpr Named kMaintainHistory = {
+    "jobs_maintain_history",
+    "SELECT made, dropped FROM mainstay.maintain_job_history(3, $1::float8 * interval '1 second')"};
 
 // ---- operators ----
 
@@ -252,9 +278,14 @@ SELECT tenant, kind, queue, state, priority, args, result, attempt, max_attempts
        (extract(epoch FROM started_at) * 1000000)::bigint, (extract(epoch FROM finished_at) * 1000000)::bigint, principal, traceparent, request_id, catalog_hash, worker
 FROM mainstay.jobs_view WHERE uid = $1::uuid AND (tenant = $2 OR $2 = '*'))sql"};
 // The fence of a job that is not final, for a cancel or to see that it is; locks it.
-inline constexpr Named kLockHot = {"jobs_lock_hot", "SELECT fence, state, key_hash FROM mainstay.jobs WHERE id = $1::uuid AND (tenant = $2 OR $2 = '*') FOR UPDATE"};
-// Dead → ready with fresh budgets and a raised fence; its history row goes. Its unique key is taken again first (kTakeUnique).
-inline constexpr Named kDead = {"jobs_dead", "SELECT kind, unique_key, tenant FROM mainstay.jobs_history WHERE id = $1::uuid AND (tenant = $2 OR $2 = '*') AND state = 9 FOR UPDATE"};
+inline constexpr Named kLockHot = {
+    "jobs_lock_hot",
+    "SELECT fence, state, key_hash FROM mainstay.jobs WHERE id = $1::uuid AND (tenant = $2 OR $2 = '*') FOR UPDATE"};
+// Dead → ready with fresh budgets and a raised fence; its history row goes. Its unique key is taken again first
+// (kTakeUnique).
+inline constexpr Named kDead = {"jobs_dead",
+                                "SELECT kind, unique_key, tenant FROM mainstay.jobs_history WHERE id = $1::uuid AND "
+                                "(tenant = $2 OR $2 = '*') AND state = 9 FOR UPDATE"};
 inline constexpr Named kRevive = {"jobs_revive", R"sql(
 WITH dead AS (DELETE FROM mainstay.jobs_history WHERE id = $1::uuid AND state = 9 RETURNING *)
 INSERT INTO mainstay.jobs (id, fence, seq, key_hash, deadline, created_at, unique_hash, state, priority, max_attempts, max_crashes, tenant, kind, queue, args, sensitive_args, unique_key,
@@ -265,7 +296,9 @@ SELECT d.id, d.fence + 1, CASE WHEN d.ordering_key IS NOT NULL THEN nextval('mai
        coalesce(d.options, '{}'::jsonb) || jsonb_build_object('retried', jsonb_build_object('by', $2::text, 'reason', $3::text, 'at', clock_timestamp()))
 FROM dead d RETURNING key_hash)sql"};
 
-inline constexpr Named kKnownKinds = {"jobs_known_kinds", "SELECT DISTINCT unnest(kinds) FROM mainstay.job_workers WHERE lease_until > clock_timestamp() - interval '1 minute'"};
+inline constexpr Named kKnownKinds = {"jobs_known_kinds",
+                                      "SELECT DISTINCT unnest(kinds) FROM mainstay.job_workers WHERE lease_until > "
+                                      "clock_timestamp() - interval '1 minute'"};
 
 inline constexpr Named kQueues = {"jobs_queues", R"sql(
 SELECT q.name, q.paused_at IS NOT NULL AND (q.paused_until IS NULL OR q.paused_until > clock_timestamp()), q.paused_by, q.paused_reason,
@@ -276,10 +309,13 @@ LEFT JOIN (SELECT j.queue, count(*) FILTER (WHERE j.state = 1) AS scheduled, cou
                   extract(epoch FROM clock_timestamp() - min(coalesce(j.run_at, j.created_at)) FILTER (WHERE j.state IN (2, 3, 4)))::float8 AS oldest
            FROM mainstay.jobs j WHERE j.tenant = $1 OR $1 = '*' GROUP BY j.queue) c ON c.queue = q.name
 WHERE (q.declared OR c.queue IS NOT NULL) AND ($2::text IS NULL OR q.name = $2) ORDER BY q.name)sql"};
-// The windows close with it, so that nothing more is published; what is published already is put back by the start check.
+// The windows close with it, so that nothing more is published; what is published already is put back by the start
+// check.
 inline constexpr Named kPause = {"jobs_pause", R"sql(
 WITH closed AS (UPDATE mainstay.job_windows SET open_until = '-infinity' WHERE queue = $1)
 UPDATE mainstay.job_queues SET paused_at = clock_timestamp(), paused_by = $2, paused_reason = $3, paused_until = NULL WHERE name = $1 RETURNING name)sql"};
-inline constexpr Named kResume = {"jobs_resume", "UPDATE mainstay.job_queues SET paused_at = NULL, paused_by = NULL, paused_reason = NULL, paused_until = NULL WHERE name = $1 RETURNING name"};
+inline constexpr Named kResume = {"jobs_resume",
+                                  "UPDATE mainstay.job_queues SET paused_at = NULL, paused_by = NULL, paused_reason = "
+                                  "NULL, paused_until = NULL WHERE name = $1 RETURNING name"};
 
 }  // namespace mainstay::jobs::sql

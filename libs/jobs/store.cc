@@ -11,14 +11,18 @@
 namespace mainstay::jobs {
 namespace {
 
-std::string Text(const pqxx::field& field) { return field.is_null() ? std::string() : std::string(field.c_str(), field.size()); }
+std::string Text(const pqxx::field& field) {
+  return field.is_null() ? std::string() : std::string(field.c_str(), field.size());
+}
 
 std::optional<absl::Time> Micros(const pqxx::field& field) {
   if (field.is_null()) return std::nullopt;
   return absl::FromUnixMicros(field.as<int64_t>());
 }
 
-absl::Status NoSuchJob() { return MakeProblem("not-found", "no such job"); }
+absl::Status NoSuchJob() {
+  return MakeProblem("not-found", "no such job");
+}
 
 // Runs `body` with libpqxx's exceptions turned into statuses.
 template <typename F>
@@ -80,7 +84,8 @@ absl::StatusOr<JobView> GetJob(pqxx::transaction_base& tx, const CallContext& co
   });
 }
 
-absl::StatusOr<std::vector<Enqueued>> CancelJob(pqxx::transaction_base& tx, const CallContext& context, const Uuid& id, std::string_view reason) {
+absl::StatusOr<std::vector<Enqueued>> CancelJob(pqxx::transaction_base& tx, const CallContext& context, const Uuid& id,
+                                                std::string_view reason) {
   return Guarded([&]() -> absl::StatusOr<std::vector<Enqueued>> {
     const pqxx::result rows = Run(tx, sql::kLockHot, id.ToString(), context.principal.tenant);
     if (rows.empty()) {
@@ -89,8 +94,12 @@ absl::StatusOr<std::vector<Enqueued>> CancelJob(pqxx::transaction_base& tx, cons
       return MakeProblem("rule-violation", absl::StrCat("the job is ", job.state, " and cannot be cancelled any more"));
     }
     CompleteArrays batch;
-    batch.Add(id, rows[0][0].as<int64_t>(), kStateCancelled, nullptr, "cancelled",
-              CleanText(reason.empty() ? absl::StrCat("cancelled by ", context.principal.subject) : absl::StrCat("cancelled by ", context.principal.subject, ": ", std::string(reason)), 2000), 0, 0);
+    batch.Add(
+        id, rows[0][0].as<int64_t>(), kStateCancelled, nullptr, "cancelled",
+        CleanText(reason.empty() ? absl::StrCat("cancelled by ", context.principal.subject)
+                                 : absl::StrCat("cancelled by ", context.principal.subject, ": ", std::string(reason)),
+                  2000),
+        0, 0);
     std::vector<int64_t> freed;
     std::vector<Handout> handouts;
     if (Complete(tx, std::move(batch), nullptr, "api", &freed, &handouts) == 0) return NoSuchJob();
@@ -98,21 +107,25 @@ absl::StatusOr<std::vector<Enqueued>> CancelJob(pqxx::transaction_base& tx, cons
   });
 }
 
-absl::StatusOr<std::vector<Enqueued>> RetryJob(pqxx::transaction_base& tx, const CallContext& context, const Uuid& id, std::string_view reason) {
+absl::StatusOr<std::vector<Enqueued>> RetryJob(pqxx::transaction_base& tx, const CallContext& context, const Uuid& id,
+                                               std::string_view reason) {
   return Guarded([&]() -> absl::StatusOr<std::vector<Enqueued>> {
     const pqxx::result rows = Run(tx, sql::kDead, id.ToString(), context.principal.tenant);
     if (rows.empty()) {
       ASSIGN_OR_RETURN(const JobView job, GetJob(tx, context, id));
-      return MakeProblem("rule-violation", absl::StrCat("the job is ", job.state, "; only a dead job can be run again"));
+      return MakeProblem("rule-violation",
+                         absl::StrCat("the job is ", job.state, "; only a dead job can be run again"));
     }
     if (!rows[0][1].is_null()) {
       // The key ended with the job's state, so another job may hold it by now.
-      const auto hash = tx.exec_params("SELECT mainstay.job_unique_hash($1, $2, $3)", rows[0][2].c_str(), rows[0][0].c_str(), rows[0][1].c_str());
+      const auto hash = tx.exec_params("SELECT mainstay.job_unique_hash($1, $2, $3)", rows[0][2].c_str(),
+                                       rows[0][0].c_str(), rows[0][1].c_str());
       PgArray hashes, jobs;
       hashes.Add(hash[0][0].c_str());
       jobs.Add(id.ToString());
       const auto taken = Run(tx, sql::kTakeUnique, std::move(hashes).Finish(), std::move(jobs).Finish());
-      if (id.ToString() != taken[0][1].c_str()) return MakeProblem("unique-violation", "another job holds the unique key of this one now");
+      if (id.ToString() != taken[0][1].c_str())
+        return MakeProblem("unique-violation", "another job holds the unique key of this one now");
     }
     const auto revived = Run(tx, sql::kRevive, id.ToString(), context.principal.subject, CleanText(reason, 2000));
     std::vector<int64_t> keys;
@@ -129,10 +142,12 @@ absl::StatusOr<std::vector<std::string>> KnownKinds(pqxx::transaction_base& tx) 
   });
 }
 
-absl::StatusOr<std::vector<QueueView>> ListQueues(pqxx::transaction_base& tx, const CallContext& context, const std::optional<std::string>& name) {
+absl::StatusOr<std::vector<QueueView>> ListQueues(pqxx::transaction_base& tx, const CallContext& context,
+                                                  const std::optional<std::string>& name) {
   return Guarded([&]() -> absl::StatusOr<std::vector<QueueView>> {
     std::vector<QueueView> queues;
-    for (const auto& row : Run(tx, sql::kQueues, context.principal.tenant, name.has_value() ? name->c_str() : static_cast<const char*>(nullptr))) {
+    for (const auto& row : Run(tx, sql::kQueues, context.principal.tenant,
+                               name.has_value() ? name->c_str() : static_cast<const char*>(nullptr))) {
       QueueView q;
       q.name = Text(row[0]);
       q.paused = row[1].as<bool>();
@@ -152,9 +167,11 @@ absl::StatusOr<std::vector<QueueView>> ListQueues(pqxx::transaction_base& tx, co
   });
 }
 
-absl::Status PauseQueue(pqxx::transaction_base& tx, const CallContext& context, const std::string& name, std::string_view reason) {
+absl::Status PauseQueue(pqxx::transaction_base& tx, const CallContext& context, const std::string& name,
+                        std::string_view reason) {
   return Guarded([&]() -> absl::Status {
-    if (Run(tx, sql::kPause, name, context.principal.subject, CleanText(reason, 2000)).empty()) return MakeProblem("not-found", "no such queue");
+    if (Run(tx, sql::kPause, name, context.principal.subject, CleanText(reason, 2000)).empty())
+      return MakeProblem("not-found", "no such queue");
     return absl::OkStatus();
   });
 }

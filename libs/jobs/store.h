@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Jobs and queues as their operators see them: look at one, cancel, run a dead one again, pause. The engine is not involved: everything here is rows and fences.
+// Jobs and queues as their operators see them: look at one, cancel, run a dead one again, pause. The engine is not
+// involved: everything here is rows and fences.
 //
 // Changes happen in the caller's transaction; what they return goes to Handoff::Publish after its commit.
 #pragma once
@@ -34,10 +35,14 @@ struct JobView {
 
 // Another tenant's job is not-found.
 absl::StatusOr<JobView> GetJob(pqxx::transaction_base& tx, const CallContext& context, const Uuid& id);
-// A job that is not final becomes `cancelled`; a handler that runs it is fenced and told within a heartbeat. Cancelling a cancelled job is fine; another final state is rule-violation.
-absl::StatusOr<std::vector<Enqueued>> CancelJob(pqxx::transaction_base& tx, const CallContext& context, const Uuid& id, std::string_view reason);
-// A dead job runs again with fresh budgets. rule-violation in any other state, unique-violation when its unique key was taken meanwhile.
-absl::StatusOr<std::vector<Enqueued>> RetryJob(pqxx::transaction_base& tx, const CallContext& context, const Uuid& id, std::string_view reason);
+// A job that is not final becomes `cancelled`; a handler that runs it is fenced and told within a heartbeat. Cancelling
+// a cancelled job is fine; another final state is rule-violation.
+absl::StatusOr<std::vector<Enqueued>> CancelJob(pqxx::transaction_base& tx, const CallContext& context, const Uuid& id,
+                                                std::string_view reason);
+// A dead job runs again with fresh budgets. rule-violation in any other state, unique-violation when its unique key was
+// taken meanwhile.
+absl::StatusOr<std::vector<Enqueued>> RetryJob(pqxx::transaction_base& tx, const CallContext& context, const Uuid& id,
+                                               std::string_view reason);
 
 // What live workers (seen within a minute) have announced.
 absl::StatusOr<std::vector<std::string>> KnownKinds(pqxx::transaction_base& tx);
@@ -50,9 +55,11 @@ struct QueueView {
   std::optional<absl::Duration> oldest_age;
 };
 // Counts are of the caller's tenant. With `name` only that one.
-absl::StatusOr<std::vector<QueueView>> ListQueues(pqxx::transaction_base& tx, const CallContext& context, const std::optional<std::string>& name = std::nullopt);
+absl::StatusOr<std::vector<QueueView>> ListQueues(pqxx::transaction_base& tx, const CallContext& context,
+                                                  const std::optional<std::string>& name = std::nullopt);
 // Nothing of the queue starts any more; enqueue goes on, running jobs finish. Stays until it is resumed.
-absl::Status PauseQueue(pqxx::transaction_base& tx, const CallContext& context, const std::string& name, std::string_view reason);
+absl::Status PauseQueue(pqxx::transaction_base& tx, const CallContext& context, const std::string& name,
+                        std::string_view reason);
 absl::Status ResumeQueue(pqxx::transaction_base& tx, const std::string& name);
 
 }  // namespace mainstay::jobs

@@ -28,7 +28,9 @@ return -1)lua";
 
 std::string Field(const redis::Reply& flat, std::string_view name) {
   for (size_t i = 0; i + 1 < flat.elements.size(); i += 2) {
-    if (flat.elements[i].text == name) return flat.elements[i + 1].type == redis::Reply::Type::kInteger ? std::to_string(flat.elements[i + 1].integer) : flat.elements[i + 1].text;
+    if (flat.elements[i].text == name)
+      return flat.elements[i + 1].type == redis::Reply::Type::kInteger ? std::to_string(flat.elements[i + 1].integer)
+                                                                       : flat.elements[i + 1].text;
   }
   return "";
 }
@@ -52,12 +54,21 @@ absl::Status CreateGroups(redis::Client& redis, const std::vector<std::string>& 
   return redis.Pipeline(commands).status();
 }
 
-Upkeep::Upkeep(const EngineOptions& options, const Uuid& worker, postgres::Pool& pool) : options_(options), worker_(worker), pool_(pool),
-      lease_(pool, {.name = "jobs-upkeep", .holder = worker.ToString(), .ttl = options.lease, .margin = options.lease / 5}), redis_(options.redis) {}
+Upkeep::Upkeep(const EngineOptions& options, const Uuid& worker, postgres::Pool& pool)
+    : options_(options),
+      worker_(worker),
+      pool_(pool),
+      lease_(pool,
+             {.name = "jobs-upkeep", .holder = worker.ToString(), .ttl = options.lease, .margin = options.lease / 5}),
+      redis_(options.redis) {}
 
-Upkeep::~Upkeep() { Stop(); }
+Upkeep::~Upkeep() {
+  Stop();
+}
 
-void Upkeep::Start() { thread_ = std::thread([this] { Run(); }); }
+void Upkeep::Start() {
+  thread_ = std::thread([this] { Run(); });
+}
 
 void Upkeep::Stop() {
   {
@@ -67,7 +78,9 @@ void Upkeep::Stop() {
   if (thread_.joinable()) thread_.join();
 }
 
-bool Upkeep::leading() const { return leading_; }
+bool Upkeep::leading() const {
+  return leading_;
+}
 
 absl::Status Upkeep::Query(absl::FunctionRef<absl::Status(pqxx::transaction_base&)> body) {
   const absl::Status status = pool_.Autocommit(absl::Now() + absl::Seconds(10), body);
@@ -76,8 +89,8 @@ absl::Status Upkeep::Query(absl::FunctionRef<absl::Status(pqxx::transaction_base
 }
 
 void Upkeep::Run() {
-  absl::Time last_lead = absl::InfinitePast(), last_streams = absl::InfinitePast(), last_sweep = absl::InfinitePast(), last_reclaim = absl::InfinitePast(),
-             last_minute = absl::InfinitePast(), last_loose = absl::InfinitePast();
+  absl::Time last_lead = absl::InfinitePast(), last_streams = absl::InfinitePast(), last_sweep = absl::InfinitePast(),
+             last_reclaim = absl::InfinitePast(), last_minute = absl::InfinitePast(), last_loose = absl::InfinitePast();
   std::string last_error;
   while (true) {
     bool busy = false;
@@ -151,7 +164,9 @@ void Upkeep::Run() {
       log::Info("upkeep of the queues goes on");
     }
     absl::MutexLock lock(&mu_);
-    const absl::Duration pause = busy ? absl::ZeroDuration() : status.ok() ? options_.dispatch_interval : std::max(options_.dispatch_interval, absl::Milliseconds(200));
+    const absl::Duration pause = busy          ? absl::ZeroDuration()
+                                 : status.ok() ? options_.dispatch_interval
+                                               : std::max(options_.dispatch_interval, absl::Milliseconds(200));
     if (mu_.AwaitWithTimeout(absl::Condition(&stopping_), pause)) break;
   }
   leading_ = false;
@@ -177,8 +192,8 @@ absl::Status Upkeep::RefreshStreams() {
         crashes.Add(absl::StrCat(q.max_crashes));
         concurrency.Add(absl::StrCat(q.concurrency));
       }
-      jobs::Run(tx, sql::kSyncQueues, std::move(names).Finish(), std::move(priorities).Finish(), std::move(attempts).Finish(), std::move(crashes).Finish(),
-                std::move(concurrency).Finish());
+      jobs::Run(tx, sql::kSyncQueues, std::move(names).Finish(), std::move(priorities).Finish(),
+                std::move(attempts).Finish(), std::move(crashes).Finish(), std::move(concurrency).Finish());
     }
     jobs::Run(tx, sql::kFindStreams);
     found.clear();
@@ -190,7 +205,8 @@ absl::Status Upkeep::RefreshStreams() {
   }));
   if (kinds != kinds_) {
     kinds_ = std::move(kinds);
-    for (auto& [id, stream] : streams_) stream.position = Uuid(), stream.backlog = true, stream.head_again = absl::InfinitePast();
+    for (auto& [id, stream] : streams_)
+      stream.position = Uuid(), stream.backlog = true, stream.head_again = absl::InfinitePast();
   }
   std::vector<std::string> fresh;
   for (const auto& [id, paused] : found) {
@@ -238,7 +254,8 @@ absl::Status Upkeep::PromoteDue() {
 
 absl::Status Upkeep::SetWindow(const StreamId& id, Stream& stream, bool open) {
   const absl::Time now = Mono();
-  if (stream.open == open && (!open || now - stream.renewed < kWindowLife / 3) && stream.renewed != absl::Time()) return absl::OkStatus();
+  if (stream.open == open && (!open || now - stream.renewed < kWindowLife / 3) && stream.renewed != absl::Time())
+    return absl::OkStatus();
   RETURN_IF_ERROR(Query([&](pqxx::transaction_base& tx) -> absl::Status {
     jobs::Run(tx, sql::kSetWindow, id.first, id.second, open ? absl::ToDoubleSeconds(kWindowLife) : 0.0);
     return absl::OkStatus();
@@ -287,7 +304,8 @@ absl::StatusOr<bool> Upkeep::Dispatch() {
       Uuid last = stream.position;
       const absl::Time start = Mono();
       RETURN_IF_ERROR(Query([&](pqxx::transaction_base& tx) -> absl::Status {
-        for (const auto& row : jobs::Run(tx, sql::kDispatch, id.first, id.second, stream.position.ToString(), limit, kinds_)) {
+        for (const auto& row :
+             jobs::Run(tx, sql::kDispatch, id.first, id.second, stream.position.ToString(), limit, kinds_)) {
           Entry entry;
           handouts.push_back(ReadHandout(row, &entry));
           last = std::max(last, entry.id);
@@ -297,7 +315,8 @@ absl::StatusOr<bool> Upkeep::Dispatch() {
       RETURN_IF_ERROR(Publish(handouts));
       length += static_cast<int64_t>(handouts.size());
       if (static_cast<int>(handouts.size()) < limit) {
-        // The end. Jobs that came back with older ids, and late commits, are found by looking from the head again, for at most a twentieth of the time.
+        // The end. Jobs that came back with older ids, and late commits, are found by looking from the head again, for
+        // at most a twentieth of the time.
         stream.backlog = !(from_head && handouts.empty());
         stream.position = Uuid();
         stream.head_again = Mono() + std::clamp((Mono() - start) * 20, options_.dispatch_interval, absl::Seconds(1));
@@ -354,15 +373,16 @@ absl::Status Upkeep::CheckEpoch() {
 
 absl::Status Upkeep::Sweep(absl::Duration age) {
   std::vector<std::pair<Uuid, int64_t>> published;
-  const absl::Status read = pool_.Transaction(absl::Now() + absl::Seconds(30), [&](pqxx::transaction_base& tx) -> absl::Status {
-    published.clear();
-    tx.exec0("SET LOCAL enable_seqscan = on");
-    for (const auto& row : jobs::Run(tx, sql::kPublished, absl::ToDoubleSeconds(age))) {
-      ASSIGN_OR_RETURN(const Uuid id, ParseUuid(row[0].c_str()));
-      published.emplace_back(id, row[1].as<int64_t>());
-    }
-    return absl::OkStatus();
-  });
+  const absl::Status read =
+      pool_.Transaction(absl::Now() + absl::Seconds(30), [&](pqxx::transaction_base& tx) -> absl::Status {
+        published.clear();
+        tx.exec0("SET LOCAL enable_seqscan = on");
+        for (const auto& row : jobs::Run(tx, sql::kPublished, absl::ToDoubleSeconds(age))) {
+          ASSIGN_OR_RETURN(const Uuid id, ParseUuid(row[0].c_str()));
+          published.emplace_back(id, row[1].as<int64_t>());
+        }
+        return absl::OkStatus();
+      });
   if (!read.ok()) {
     trouble_ = Mono();
     return read;
@@ -373,7 +393,8 @@ absl::Status Upkeep::Sweep(absl::Duration age) {
   for (const auto& [id, stream] : streams_) {
     std::string from = "-";
     while (true) {
-      ASSIGN_OR_RETURN(const redis::Reply page, redis_.Execute({"XRANGE", StreamKey(id.first, id.second), from, "+", "COUNT", "1000"}));
+      ASSIGN_OR_RETURN(const redis::Reply page,
+                       redis_.Execute({"XRANGE", StreamKey(id.first, id.second), from, "+", "COUNT", "1000"}));
       if (!page.ok()) return absl::UnavailableError(page.text);
       for (const auto& item : page.elements) {
         if (const auto entry = EntryOf(item)) present.emplace(entry->id, entry->fence);
@@ -391,9 +412,11 @@ absl::Status Upkeep::Sweep(absl::Duration age) {
   return Reissue(lost, {}, {});
 }
 
-absl::Status Upkeep::Reissue(const std::vector<std::pair<Uuid, int64_t>>& jobs, const std::vector<int>& crashes, const std::vector<int>& suspicions) {
+absl::Status Upkeep::Reissue(const std::vector<std::pair<Uuid, int64_t>>& jobs, const std::vector<int>& crashes,
+                             const std::vector<int>& suspicions) {
   // The window may be full already, or Redis away: then unkeyed jobs go back to the backlog.
-  const int target = !windows_closed_ && jobs.size() <= static_cast<size_t>(options_.window) ? kStatePublished : kStateReady;
+  const int target =
+      !windows_closed_ && jobs.size() <= static_cast<size_t>(options_.window) ? kStatePublished : kStateReady;
   for (size_t at = 0; at < jobs.size(); at += kDispatchBatch) {
     PgArray ids, fences, crashed, suspected;
     for (size_t i = at; i < std::min(jobs.size(), at + kDispatchBatch); ++i) {
@@ -402,7 +425,8 @@ absl::Status Upkeep::Reissue(const std::vector<std::pair<Uuid, int64_t>>& jobs, 
       crashed.Add(absl::StrCat(i < crashes.size() ? crashes[i] : 0));
       suspected.Add(absl::StrCat(i < suspicions.size() ? suspicions[i] : 0));
     }
-    const std::string a = std::move(ids).Finish(), b = std::move(fences).Finish(), c = std::move(crashed).Finish(), d = std::move(suspected).Finish();
+    const std::string a = std::move(ids).Finish(), b = std::move(fences).Finish(), c = std::move(crashed).Finish(),
+                      d = std::move(suspected).Finish();
     std::vector<Handout> handouts;
     std::vector<int64_t> freed;
     CompleteArrays dead;
@@ -414,7 +438,8 @@ absl::Status Upkeep::Reissue(const std::vector<std::pair<Uuid, int64_t>>& jobs, 
         Handout handout = ReadHandout(row, &entry);
         ++reissued_;
         if (row[8].as<int>() >= row[9].as<int>() && (!crashes.empty() || !suspicions.empty())) {
-          dead.Add(entry.id, entry.fence, kStateDead, nullptr, "crashed", "its worker died or lost its lease while it ran, as often as max_crashes allows", 0, 0);
+          dead.Add(entry.id, entry.fence, kStateDead, nullptr, "crashed",
+                   "its worker died or lost its lease while it ran, as often as max_crashes allows", 0, 0);
         } else if (row[7].as<int>() == kStatePublished || row[7].as<int>() == kStateBlocked) {
           handouts.push_back(std::move(handout));
         }
@@ -422,10 +447,11 @@ absl::Status Upkeep::Reissue(const std::vector<std::pair<Uuid, int64_t>>& jobs, 
       return absl::OkStatus();
     }));
     if (dead.size > 0) {
-      RETURN_IF_ERROR(pool_.Transaction(absl::Now() + absl::Seconds(10), [&](pqxx::transaction_base& tx) -> absl::Status {
-        Complete(tx, std::move(dead), nullptr, "upkeep", &freed, &handouts);
-        return absl::OkStatus();
-      }));
+      RETURN_IF_ERROR(
+          pool_.Transaction(absl::Now() + absl::Seconds(10), [&](pqxx::transaction_base& tx) -> absl::Status {
+            Complete(tx, std::move(dead), nullptr, "upkeep", &freed, &handouts);
+            return absl::OkStatus();
+          }));
     }
     RETURN_IF_ERROR(Publish(handouts));
   }
@@ -455,7 +481,8 @@ absl::Status Upkeep::LooseKeys() {
     bool any = false;
     for (const auto& row : jobs::Run(tx, sql::kLooseKeys)) keys.Add(row[0].c_str()), any = true;
     if (!any) return absl::OkStatus();
-    for (const auto& row : jobs::Run(tx, sql::kPromoteKeys, std::move(keys).Finish())) handouts.push_back(ReadHandout(row));
+    for (const auto& row : jobs::Run(tx, sql::kPromoteKeys, std::move(keys).Finish()))
+      handouts.push_back(ReadHandout(row));
     return absl::OkStatus();
   }));
   return Publish(handouts);
@@ -466,9 +493,11 @@ absl::Status Upkeep::ReclaimPending() {
   for (const auto& [id, stream] : streams_) {
     const std::string key = StreamKey(id.first, id.second);
     while (true) {
-      ASSIGN_OR_RETURN(const redis::Reply pending, redis_.Execute({"XPENDING", key, kGroup, "IDLE", idle, "-", "+", "500"}));
+      ASSIGN_OR_RETURN(const redis::Reply pending,
+                       redis_.Execute({"XPENDING", key, kGroup, "IDLE", idle, "-", "+", "500"}));
       if (pending.elements.empty()) break;
-      // Their worker may be dead or only slow: the fence decides. Alone in a dead worker's hands, a job pays for the crash; among others it is only suspected.
+      // Their worker may be dead or only slow: the fence decides. Alone in a dead worker's hands, a job pays for the
+      // crash; among others it is only suspected.
       std::map<std::string, int> by_consumer;
       for (const auto& p : pending.elements) ++by_consumer[p.elements[1].text];
       redis::Command claim = {"XCLAIM", key, kGroup, worker_.ToString() + "-upkeep", idle};

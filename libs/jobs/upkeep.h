@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// What keeps the queues in order, on one elected worker: due jobs, the backlog's top-up, lost entries, expired leases, partitions.
+// What keeps the queues in order, on one elected worker: due jobs, the backlog's top-up, lost entries, expired leases,
+// partitions.
 //
-// Elected by a lease row; two at once (a stalled leader waking up) do no harm: every step is compare-and-set on the fence or idempotent. PostgreSQL away: rounds are skipped. Redis
-// away: windows are closed, so that enqueue waits in the backlog, and workers claim from there. One thread of its own; a Redis connection of its own.
+// Elected by a lease row; two at once (a stalled leader waking up) do no harm: every step is compare-and-set on the
+// fence or idempotent. PostgreSQL away: rounds are skipped. Redis away: windows are closed, so that enqueue waits in
+// the backlog, and workers claim from there. One thread of its own; a Redis connection of its own.
 #pragma once
 
 #include <map>
@@ -33,10 +35,10 @@ class Upkeep {
   using StreamId = std::pair<std::string, int>;
   struct Stream {
     bool paused = false;
-    Uuid position;                   // jobs up to here were looked at since the last look from the head
-    absl::Time head_again;           // when to look from the head again
-    bool backlog = true;             // may hold ready jobs
-    bool open = false;               // the window, as last written
+    Uuid position;          // jobs up to here were looked at since the last look from the head
+    absl::Time head_again;  // when to look from the head again
+    bool backlog = true;    // may hold ready jobs
+    bool open = false;      // the window, as last written
     absl::Time renewed;
   };
 
@@ -56,7 +58,8 @@ class Upkeep {
   absl::Status SetWindow(const StreamId& id, Stream& stream, bool open);
   void CloseWindows();
   // Raises fences and hands out; jobs that have used up their crashes are dead.
-  absl::Status Reissue(const std::vector<std::pair<Uuid, int64_t>>& jobs, const std::vector<int>& crashes, const std::vector<int>& suspicions);
+  absl::Status Reissue(const std::vector<std::pair<Uuid, int64_t>>& jobs, const std::vector<int>& crashes,
+                       const std::vector<int>& suspicions);
   absl::Status Publish(const std::vector<Handout>& handouts);
   absl::Status Query(absl::FunctionRef<absl::Status(pqxx::transaction_base&)> body);
 
@@ -71,7 +74,8 @@ class Upkeep {
   uint64_t generation_ = 0;
   bool windows_closed_ = false;
   absl::Time full_sweep_at_ = absl::InfiniteFuture();
-  absl::Time trouble_ = absl::InfinitePast();  // when PostgreSQL last failed us: leases are not judged until they could be renewed
+  absl::Time trouble_ =
+      absl::InfinitePast();  // when PostgreSQL last failed us: leases are not judged until they could be renewed
   std::atomic<bool> leading_{false};
   std::atomic<int64_t> reissued_{0};
   absl::Mutex mu_;

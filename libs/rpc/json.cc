@@ -421,8 +421,7 @@ void ReadJson(const JsonValue& json, std::string_view pointer, Message& message,
       }
     } else {
       const std::string wrong = SetValue(message, *field, member.value, at, errors);
-      if (!wrong.empty())
-        fail(at, CodeOf(*field, wrong), wrong);
+      if (!wrong.empty()) fail(at, CodeOf(*field, wrong), wrong);
     }
   }
   for (int i = 0; i < descriptor.field_count(); ++i) {

@@ -222,7 +222,8 @@ absl::Status ServiceServer::Start() {
   builder.SetMaxSendMessageSize(kMaxMessage);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10000);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-  // Clients look up and balance again from time to time (gRPC adds 10 % of jitter); running calls have their own deadlines.
+  // Clients look up and balance again from time to time (gRPC adds 10 % of jitter); running calls have their own
+  // deadlines.
   builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS, 300000);
   // Room for a problem with all its errors in the trailers.
   builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, 64 << 10);

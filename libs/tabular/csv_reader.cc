@@ -26,7 +26,8 @@ CsvReader::CsvReader(std::unique_ptr<ByteSource> source, Dialect dialect, Limits
 
 absl::StatusOr<bool> CsvReader::Fill() {
   if (source_ended_) return false;
-  // What lies before start_ is done with. The record's own bytes stay until it is whole: a slip of a quote is repaired by reading it again.
+  // What lies before start_ is done with. The record's own bytes stay until it is whole: a slip of a quote is repaired
+  // by reading it again.
   if (start_ > 0 && start_ >= buffer_.size() / 2) {
     buffer_.erase(0, start_);
     end_ -= std::min(end_, start_);
@@ -141,12 +142,14 @@ absl::StatusOr<CsvReader::End> CsvReader::Parse(Record* record, bool single_line
       if (!closed) {
         if (!single_line && newline_inside) return finish(End::kUnclosed);
         if (static_cast<int64_t>(cell->text.size()) > limits_.cell_bytes)
-          return Refuse("file.cell_too_large", StrCat("a cell on line ", line_, " is longer than ", limits_.cell_bytes, " bytes"));
+          return Refuse("file.cell_too_large",
+                        StrCat("a cell on line ", line_, " is longer than ", limits_.cell_bytes, " bytes"));
         AddIssue(record, "row.unclosed_quote", column, "the quote that opens this cell is never closed");
       } else {
         ASSIGN_OR_RETURN(more, have(i));
         if (more && at(i) != delimiter && at(i) != '\n' && at(i) != '\r') {
-          // Text behind a closing quote: either the quote opened by mistake lines ago, or one inside the text was not doubled.
+          // Text behind a closing quote: either the quote opened by mistake lines ago, or one inside the text was not
+          // doubled.
           if (newline_inside && !single_line) return finish(End::kUnclosed);
           AddIssue(record, "row.stray_quote", column, "a quote inside a quoted cell is not doubled");
           cell->text += quote;
@@ -158,13 +161,17 @@ absl::StatusOr<CsvReader::End> CsvReader::Parse(Record* record, bool single_line
       ASSIGN_OR_RETURN(more, have(i));
       if (!more) break;
       size_t stop = start_ + i;
-      while (stop < buffer_.size() && buffer_[stop] != delimiter && buffer_[stop] != '\n' && buffer_[stop] != '\r' && (quote == 0 || buffer_[stop] != quote)) ++stop;
+      while (stop < buffer_.size() && buffer_[stop] != delimiter && buffer_[stop] != '\n' && buffer_[stop] != '\r' &&
+             (quote == 0 || buffer_[stop] != quote))
+        ++stop;
       cell->text.append(buffer_, start_ + i, stop - start_ - i);
       i = stop - start_;
       if (static_cast<int64_t>(cell->text.size()) > limits_.cell_bytes)
-        return Refuse("file.cell_too_large", StrCat("a cell on line ", line_, " is longer than ", limits_.cell_bytes, " bytes"));
+        return Refuse("file.cell_too_large",
+                      StrCat("a cell on line ", line_, " is longer than ", limits_.cell_bytes, " bytes"));
       if (static_cast<int64_t>(i) > limits_.record_bytes)
-        return Refuse("file.cell_too_large", StrCat("the record on line ", line_, " is longer than ", limits_.record_bytes, " bytes"));
+        return Refuse("file.cell_too_large",
+                      StrCat("the record on line ", line_, " is longer than ", limits_.record_bytes, " bytes"));
       if (stop == buffer_.size()) continue;
       if (quote != 0 && buffer_[stop] == quote) {
         // In a cell that does not start with one a quote is just a character (5" pipe): nobody reads it otherwise.
@@ -179,7 +186,8 @@ absl::StatusOr<CsvReader::End> CsvReader::Parse(Record* record, bool single_line
     ++i;
     if (c == delimiter) {
       if (static_cast<int64_t>(i) > limits_.record_bytes)
-        return Refuse("file.cell_too_large", StrCat("the record on line ", line_, " is longer than ", limits_.record_bytes, " bytes"));
+        return Refuse("file.cell_too_large",
+                      StrCat("the record on line ", line_, " is longer than ", limits_.record_bytes, " bytes"));
       continue;
     }
     ++lines_read_;
@@ -201,9 +209,11 @@ absl::StatusOr<bool> CsvReader::NextLineFits(size_t from) {
     const size_t limit = std::min(buffer_.size(), from + (64 << 10));
     size_t stop = buffer_.find_first_of("\r\n", from);
     if (stop == std::string::npos || stop > limit) return false;
-    CsvReader reader(std::make_unique<MemorySource>(std::string_view(buffer_).substr(from, stop - from)), dialect_, limits_);
+    CsvReader reader(std::make_unique<MemorySource>(std::string_view(buffer_).substr(from, stop - from)), dialect_,
+                     limits_);
     ASSIGN_OR_RETURN(const bool some, reader.Next(&probe));
-    return some && probe.issues.empty() && (static_cast<int>(probe.cells.size()) == width_ || static_cast<int>(probe.cells.size()) == widest_);
+    return some && probe.issues.empty() &&
+           (static_cast<int>(probe.cells.size()) == width_ || static_cast<int>(probe.cells.size()) == widest_);
   }();
   start_ = start;
   end_ = end;
@@ -217,14 +227,17 @@ void CsvReader::Check(Record* record, std::string_view raw) {
   if (!IsValidUtf8(raw)) {
     for (size_t c = 0; c < record->cells.size(); ++c) {
       if (!IsValidUtf8(record->cells[c].text))
-        AddIssue(record, "row.invalid_encoding", static_cast<int>(c), "the cell has bytes that are no character in the file's encoding");
+        AddIssue(record, "row.invalid_encoding", static_cast<int>(c),
+                 "the cell has bytes that are no character in the file's encoding");
     }
-    if (record->issues.empty()) AddIssue(record, "row.invalid_encoding", -1, "the record has bytes that are no character in the file's encoding");
+    if (record->issues.empty())
+      AddIssue(record, "row.invalid_encoding", -1, "the record has bytes that are no character in the file's encoding");
   }
   if (width_ < 0) return;
   const int cells = static_cast<int>(record->cells.size());
   if (cells > width_ && cells <= widest_) {
-    while (static_cast<int>(record->cells.size()) > width_ && record->cells.back().text.empty()) record->cells.pop_back();
+    while (static_cast<int>(record->cells.size()) > width_ && record->cells.back().text.empty())
+      record->cells.pop_back();
     if (static_cast<int>(record->cells.size()) == width_) return;
   }
   if (cells > width_) {
@@ -239,12 +252,14 @@ absl::StatusOr<bool> CsvReader::Next(Record* record) {
     ASSIGN_OR_RETURN(End end, Parse(record, false));
     if (end == End::kFile) return false;
     bool slipped = end == End::kUnclosed;
-    if (!slipped && first_newline_ > 0 && width_ > 0 && static_cast<int>(record->cells.size()) != width_ && static_cast<int>(record->cells.size()) != widest_) {
+    if (!slipped && first_newline_ > 0 && width_ > 0 && static_cast<int>(record->cells.size()) != width_ &&
+        static_cast<int>(record->cells.size()) != widest_) {
       ASSIGN_OR_RETURN(slipped, NextLineFits(first_newline_));
     }
     if (slipped) {
       rescanned_ += static_cast<int64_t>(end_ - start_);
-      if (rescanned_ > kMaxRescanned) return Refuse("file.corrupt", StrCat("too many quotes are never closed, up to line ", line_));
+      if (rescanned_ > kMaxRescanned)
+        return Refuse("file.corrupt", StrCat("too many quotes are never closed, up to line ", line_));
       ASSIGN_OR_RETURN(end, Parse(record, true));
     }
     const bool blank = record->blank() && record->issues.empty();

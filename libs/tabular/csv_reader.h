@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Delimited text (RFC 4180 and its relatives) as records, in one pass, in bounded memory.
 //
-// Newlines may be LF, CRLF, CR or a mixture; inside quotes they are data. A quote that never closes ends at the end of its own line, once the cell limit, the end
-// of the file or a following record of the right width shows that it was a slip: the records after it are not swallowed. A record with stray or unclosed quotes, bytes that are
-// no UTF-8 or the wrong number of cells arrives with an issue. Input is UTF-8 (encoding.h). Single-threaded.
+// Newlines may be LF, CRLF, CR or a mixture; inside quotes they are data. A quote that never closes ends at the end of
+// its own line, once the cell limit, the end of the file or a following record of the right width shows that it was a
+// slip: the records after it are not swallowed. A record with stray or unclosed quotes, bytes that are no UTF-8 or the
+// wrong number of cells arrives with an issue. Input is UTF-8 (encoding.h). Single-threaded.
 #pragma once
 
 #include <memory>
@@ -15,8 +16,8 @@ namespace mainstay::tabular {
 
 struct Dialect {
   char delimiter = ',';
-  char quote = '"';              // 0: none
-  bool backslash_escape = false; // \" inside quotes instead of ""
+  char quote = '"';               // 0: none
+  bool backslash_escape = false;  // \" inside quotes instead of ""
   friend bool operator==(const Dialect&, const Dialect&) = default;
 };
 
@@ -24,8 +25,8 @@ class CsvReader : public RecordSource {
  public:
   CsvReader(std::unique_ptr<ByteSource> source, Dialect dialect, Limits limits = {});
   absl::StatusOr<bool> Next(Record* record) override;
-  // From now on records with another number of cells have the issue row.too_few_cells or row.too_many_cells. Up to `widest` cells are fine when those behind
-  // `width` are empty: files with a delimiter at the end of each line.
+  // From now on records with another number of cells have the issue row.too_few_cells or row.too_many_cells. Up to
+  // `widest` cells are fine when those behind `width` are empty: files with a delimiter at the end of each line.
   void ExpectWidth(int width, int widest = 0) {
     width_ = width;
     widest_ = widest;
@@ -45,11 +46,11 @@ class CsvReader : public RecordSource {
   const Limits limits_;
   int width_ = -1, widest_ = 0;
   std::string buffer_;
-  size_t start_ = 0;       // of the record being read
-  size_t end_ = 0;         // behind it, once parsed
+  size_t start_ = 0;  // of the record being read
+  size_t end_ = 0;    // behind it, once parsed
   bool source_ended_ = false;
-  int64_t line_ = 1;       // of start_
-  int64_t lines_read_ = 0; // newlines in the record just parsed
+  int64_t line_ = 1;          // of start_
+  int64_t lines_read_ = 0;    // newlines in the record just parsed
   size_t first_newline_ = 0;  // behind the first newline inside quotes; 0: none
   int64_t blank_ = 0;
   int64_t rescanned_ = 0;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // RFC 4180 text: CRLF, quotes where needed; no value is an empty cell, a text of no characters is "".
 //
-// Spreadsheet mode (the default for people) keeps a text cell from being run as a formula by a leading '. It is exact: RemoveEscape takes away precisely what was
-// put there, so a marked export reads back as it was. Numbers and dates are never touched.
+// Spreadsheet mode (the default for people) keeps a text cell from being run as a formula by a leading '. It is exact:
+// RemoveEscape takes away precisely what was put there, so a marked export reads back as it was. Numbers and dates are
+// never touched.
 #pragma once
 
 #include <optional>

@@ -20,7 +20,9 @@ constexpr int kSampleRecords = 500;
 // Kinds of cells, as far as they tell data from names.
 enum class Kind { kBlank, kText, kNumber, kDate, kBool };
 
-bool Digit(char c) { return c >= '0' && c <= '9'; }
+bool Digit(char c) {
+  return c >= '0' && c <= '9';
+}
 
 Kind KindOf(std::string_view text) {
   const absl::string_view trimmed = absl::StripAsciiWhitespace(ToAbsl(text));
@@ -45,7 +47,8 @@ Kind KindOf(std::string_view text) {
   return Kind::kText;
 }
 
-std::vector<Record> ReadSample(std::string_view text, bool complete, const Dialect& dialect, const Limits& limits, int64_t* blank) {
+std::vector<Record> ReadSample(std::string_view text, bool complete, const Dialect& dialect, const Limits& limits,
+                               int64_t* blank) {
   CsvReader reader(std::make_unique<MemorySource>(text), dialect, limits);
   std::vector<Record> records;
   Record record;
@@ -139,12 +142,16 @@ absl::Status RefuseByMagic(std::string_view sample, bool complete) {
   const auto starts = [&](std::string_view magic) { return sample.substr(0, magic.size()) == magic; };
   if (sample.empty()) return Refuse("file.empty", "the file has no bytes");
   if (starts("PK\x03\x04"))
-    return Refuse("file.unsupported_format", sample.find("[Content_Types].xml") != std::string_view::npos || sample.find("xl/") != std::string_view::npos
+    return Refuse("file.unsupported_format", sample.find("[Content_Types].xml") != std::string_view::npos ||
+                                                     sample.find("xl/") != std::string_view::npos
                                                  ? "this is an Excel workbook; save it as CSV"
                                                  : "this is a zip archive; send the CSV file in it");
-  if (starts("\xD0\xCF\x11\xE0")) return Refuse("file.unsupported_format", "this is an old Excel or an encrypted file; save it as CSV");
-  if (starts("\x1F\x8B")) return Refuse("file.unsupported_format", "the file is compressed with gzip; send it uncompressed");
-  if (starts(std::string_view("\x28\xB5\x2F\xFD", 4))) return Refuse("file.unsupported_format", "the file is compressed with zstd; send it uncompressed");
+  if (starts("\xD0\xCF\x11\xE0"))
+    return Refuse("file.unsupported_format", "this is an old Excel or an encrypted file; save it as CSV");
+  if (starts("\x1F\x8B"))
+    return Refuse("file.unsupported_format", "the file is compressed with gzip; send it uncompressed");
+  if (starts(std::string_view("\x28\xB5\x2F\xFD", 4)))
+    return Refuse("file.unsupported_format", "the file is compressed with zstd; send it uncompressed");
   if (starts("%PDF")) return Refuse("file.unsupported_format", "this is a PDF document; send CSV");
   const size_t first = sample.find_first_not_of(" \t\r\n\xEF\xBB\xBF");
   if (first != std::string_view::npos && (sample[first] == '{' || sample[first] == '[')) {
@@ -160,16 +167,19 @@ char TakeSeparatorLine(std::string_view* text) {
   if (text->size() < 5 || !absl::EqualsIgnoreCase(ToAbsl(text->substr(0, 4)), "sep=")) return 0;
   const char delimiter = (*text)[4];
   const std::string_view rest = text->substr(5);
-  if (delimiter == '\r' || delimiter == '\n' || (!rest.empty() && rest.front() != '\r' && rest.front() != '\n')) return 0;
+  if (delimiter == '\r' || delimiter == '\n' || (!rest.empty() && rest.front() != '\r' && rest.front() != '\n'))
+    return 0;
   *text = rest.substr(rest.substr(0, 2) == "\r\n" ? 2 : rest.empty() ? 0 : 1);
   return delimiter;
 }
 
 int Filled(const Record& record) {
-  return static_cast<int>(std::count_if(record.cells.begin(), record.cells.end(), [](const Cell& cell) { return KindOf(cell.text) != Kind::kBlank; }));
+  return static_cast<int>(std::count_if(record.cells.begin(), record.cells.end(),
+                                        [](const Cell& cell) { return KindOf(cell.text) != Kind::kBlank; }));
 }
 
-Detection::Header DetectHeader(const std::vector<Record>& records, size_t first, int width, const DetectOptions& options) {
+Detection::Header DetectHeader(const std::vector<Record>& records, size_t first, int width,
+                               const DetectOptions& options) {
   const Record& candidate = records[first];
   int text = 0, known = 0, blank = 0, filled = 0;
   for (int c = 0; c < width && c < static_cast<int>(candidate.cells.size()); ++c) {
@@ -189,7 +199,8 @@ Detection::Header DetectHeader(const std::vector<Record>& records, size_t first,
   int differing = 0, contradicting = 0;
   for (int c = 0; c < width; ++c) {
     const auto cell_kind = [&](const Record& record) {
-      return c < static_cast<int>(record.cells.size()) ? KindOf(record.cells[static_cast<size_t>(c)].text) : Kind::kBlank;
+      return c < static_cast<int>(record.cells.size()) ? KindOf(record.cells[static_cast<size_t>(c)].text)
+                                                       : Kind::kBlank;
     };
     int below = 0, typed = 0;
     for (size_t r = first + 1; r < records.size(); ++r) {
@@ -273,7 +284,8 @@ absl::StatusOr<Detection> Detect(std::string_view sample, bool complete, const D
   while (first + 1 < records.size() && static_cast<int>(first) < options.max_preamble) {
     const Record& record = records[first];
     const bool remark = !record.cells[0].quoted && absl::StartsWith(record.cells[0].text, "#");
-    if (!remark && !(Filled(record) <= 1 && later_width(first + 1) > 1 && Width(record) < later_width(first + 1))) break;
+    if (!remark && !(Filled(record) <= 1 && later_width(first + 1) > 1 && Width(record) < later_width(first + 1)))
+      break;
     ++first;
   }
   out.preamble = static_cast<int>(first);
@@ -283,7 +295,8 @@ absl::StatusOr<Detection> Detect(std::string_view sample, bool complete, const D
   const auto empty_column = [&](int c) {
     for (size_t r = first; r < records.size(); ++r) {
       const auto& cells = records[r].cells;
-      if (c < static_cast<int>(cells.size()) && KindOf(cells[static_cast<size_t>(c)].text) != Kind::kBlank) return false;
+      if (c < static_cast<int>(cells.size()) && KindOf(cells[static_cast<size_t>(c)].text) != Kind::kBlank)
+        return false;
     }
     return true;
   };
@@ -313,7 +326,8 @@ namespace {
 // Counts lines from the file's own first one, though "sep=" was taken off.
 class DataRecords : public RecordSource {
  public:
-  DataRecords(std::unique_ptr<CsvReader> reader, int64_t first_line) : reader_(std::move(reader)), first_line_(first_line) {}
+  DataRecords(std::unique_ptr<CsvReader> reader, int64_t first_line)
+      : reader_(std::move(reader)), first_line_(first_line) {}
   absl::StatusOr<bool> Next(Record* record) override {
     auto more = reader_->Next(record);
     if (more.ok() && *more) record->line += first_line_;
@@ -354,7 +368,8 @@ class WithoutFirstLine : public ByteSource {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<RecordSource>> OpenRecords(std::unique_ptr<ByteSource> file, const Detection& detection, const Limits& limits) {
+absl::StatusOr<std::unique_ptr<RecordSource>> OpenRecords(std::unique_ptr<ByteSource> file, const Detection& detection,
+                                                          const Limits& limits) {
   ASSIGN_OR_RETURN(auto decoded, DecodeToUtf8(std::move(file), detection.encoding));
   if (detection.separator_line) decoded = std::make_unique<WithoutFirstLine>(std::move(decoded));
   auto reader = std::make_unique<CsvReader>(std::move(decoded), detection.dialect, limits);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "libs/tabular/encoding.h"
 
+#include <uchardet.h>
 #include <unicode/normalizer2.h>
 #include <unicode/ucnv.h>
 #include <unicode/unistr.h>
-#include <uchardet.h>
 
 #include <algorithm>
 #include <cstring>
@@ -30,8 +30,14 @@ std::string_view WithoutCutCharacter(std::string_view text) {
 // Bytes that windows-1252 leaves undefined; ICU would let them through as control characters.
 bool UndefinedIn1252(char c) {
   switch (static_cast<unsigned char>(c)) {
-    case 0x81: case 0x8D: case 0x8F: case 0x90: case 0x9D: return true;
-    default: return false;
+    case 0x81:
+    case 0x8D:
+    case 0x8F:
+    case 0x90:
+    case 0x9D:
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -175,19 +181,23 @@ EncodingGuess DetectEncoding(std::string_view sample, bool complete) {
   if (pairs >= 2 && even * 2 > pairs && odd * 10 < even) return {"utf-16be", 0, false};
   if (IsValidUtf8(complete ? sample : WithoutCutCharacter(sample))) return {"utf-8", 0, true};
 
-  // A single-byte guess between the western code pages is not worth more than windows-1252, which contains them; a multi-byte or Cyrillic one is believed
-  // when there is enough of it and it decodes without a fault.
-  const auto high = static_cast<size_t>(std::count_if(sample.begin(), sample.end(), [](char c) { return static_cast<unsigned char>(c) >= 0x80; }));
-  static constexpr std::string_view kBelieved[] = {"shift_jis", "gb18030", "euc-kr", "uhc", "euc-jp", "big5", "windows-1251", "koi8-r"};
+  // A single-byte guess between the western code pages is not worth more than windows-1252, which contains them; a
+  // multi-byte or Cyrillic one is believed when there is enough of it and it decodes without a fault.
+  const auto high = static_cast<size_t>(
+      std::count_if(sample.begin(), sample.end(), [](char c) { return static_cast<unsigned char>(c) >= 0x80; }));
+  static constexpr std::string_view kBelieved[] = {"shift_jis", "gb18030", "euc-kr",       "uhc",
+                                                   "euc-jp",    "big5",    "windows-1251", "koi8-r"};
   if (high >= 8) {
     const std::string guess = AskUchardet(sample.substr(0, 256 << 10));
     for (std::string_view name : kBelieved)
-      if (guess == name && DecodesCleanly(sample, name, complete)) return {std::string(name == "uhc" ? "windows-949" : name), 0, false};
+      if (guess == name && DecodesCleanly(sample, name, complete))
+        return {std::string(name == "uhc" ? "windows-949" : name), 0, false};
   }
   return {"windows-1252", 0, false};
 }
 
-absl::StatusOr<std::unique_ptr<ByteSource>> DecodeToUtf8(std::unique_ptr<ByteSource> source, std::string_view encoding) {
+absl::StatusOr<std::unique_ptr<ByteSource>> DecodeToUtf8(std::unique_ptr<ByteSource> source,
+                                                         std::string_view encoding) {
   const std::string name = absl::AsciiStrToLower(ToAbsl(encoding));
   if (name == "utf-8" || name == "utf8") return std::unique_ptr<ByteSource>(new PassThrough(std::move(source)));
   UErrorCode error = U_ZERO_ERROR;
@@ -199,7 +209,8 @@ absl::StatusOr<std::unique_ptr<ByteSource>> DecodeToUtf8(std::unique_ptr<ByteSou
 }
 
 std::string NormalizeNfc(std::string_view text) {
-  if (std::all_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x80; })) return std::string(text);
+  if (std::all_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x80; }))
+    return std::string(text);
   UErrorCode error = U_ZERO_ERROR;
   const icu::Normalizer2* nfc = icu::Normalizer2::getNFCInstance(error);
   if (U_FAILURE(error)) return std::string(text);

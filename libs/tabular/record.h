@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // What every file format is read into: records of text cells that know where they stood.
 //
-// A bad record is data, not a failure: it arrives with its issues and the reader goes on. Only what makes the whole file unusable is a status, a Refusal whose
-// code is stable ("file.empty"). Memory is bounded by the limits, whatever the size of the file.
+// A bad record is data, not a failure: it arrives with its issues and the reader goes on. Only what makes the whole
+// file unusable is a status, a Refusal whose code is stable ("file.empty"). Memory is bounded by the limits, whatever
+// the size of the file.
 #pragma once
 
 #include <cstdint>
@@ -29,7 +30,8 @@ class ByteSource {
 class MemorySource : public ByteSource {
  public:
   // The text must outlive this. `piece` is for tests: pieces of that size.
-  explicit MemorySource(std::string_view text, size_t piece = 0) : text_(text), piece_(piece == 0 ? text.size() : piece) {}
+  explicit MemorySource(std::string_view text, size_t piece = 0)
+      : text_(text), piece_(piece == 0 ? text.size() : piece) {}
   absl::StatusOr<std::string_view> Next() override {
     std::string_view out = text_.substr(0, piece_);
     text_.remove_prefix(out.size());

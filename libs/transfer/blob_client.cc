@@ -127,7 +127,8 @@ class StreamWriter : public BlobWriter {
 
 class GrpcBlobClient : public BlobClient {
  public:
-  GrpcBlobClient(std::shared_ptr<grpc::Channel> channel, rpc::Signer& signer) : stub_(v1::BlobsService::NewStub(std::move(channel))), signer_(signer) {}
+  GrpcBlobClient(std::shared_ptr<grpc::Channel> channel, rpc::Signer& signer)
+      : stub_(v1::BlobsService::NewStub(std::move(channel))), signer_(signer) {}
   absl::StatusOr<std::unique_ptr<BlobReader>> Read(const CallContext& context, std::string_view id) override {
     auto reader = std::make_unique<StreamReader>(std::string(id));
     RETURN_IF_ERROR(reader->Open(*stub_, context, signer_));

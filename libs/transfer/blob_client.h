@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Files of the suite as a reader and a writer see them, wherever they lie.
 //
-// The transfer service owns the files; everyone else, the worker first, reaches them through this interface, over gRPC streams of 64 KiB chunks: a slow side
-// slows the other one down, nothing piles up. A blob is written once and never changed; a writer that is destroyed before Finish leaves nothing behind.
-// Objects returned here are used by one thread at a time; the client itself is thread-safe. A broken stream is Unavailable: the caller starts again.
+// The transfer service owns the files; everyone else, the worker first, reaches them through this interface, over gRPC
+// streams of 64 KiB chunks: a slow side slows the other one down, nothing piles up. A blob is written once and never
+// changed; a writer that is destroyed before Finish leaves nothing behind. Objects returned here are used by one thread
+// at a time; the client itself is thread-safe. A broken stream is Unavailable: the caller starts again.
 #pragma once
 
 #include <cstdint>

@@ -17,7 +17,9 @@
 namespace mainstay::transfer {
 namespace {
 
-absl::Status NoSuchBlob(std::string_view id) { return MakeProblem("not-found", StrCat("there is no file ", TruncateUtf8(id, 64))); }
+absl::Status NoSuchBlob(std::string_view id) {
+  return MakeProblem("not-found", StrCat("there is no file ", TruncateUtf8(id, 64)));
+}
 
 // SHA-256 while the bytes pass by.
 class Hasher {
@@ -39,12 +41,14 @@ class Hasher {
 
 class StoredReader : public BlobReader {
  public:
-  StoredReader(BlobInfo info, std::unique_ptr<BlobStore::Reader> content, int64_t left) : info_(std::move(info)), content_(std::move(content)), left_(left) {}
+  StoredReader(BlobInfo info, std::unique_ptr<BlobStore::Reader> content, int64_t left)
+      : info_(std::move(info)), content_(std::move(content)), left_(left) {}
   const BlobInfo& info() const override { return info_; }
   absl::StatusOr<std::string_view> Next() override {
     ASSIGN_OR_RETURN(const std::string_view piece, content_->Next());
     left_ -= static_cast<int64_t>(piece.size());
-    if (piece.empty() ? left_ != 0 : left_ < 0) return absl::DataLossError(StrCat("the content of ", info_.id, " has not the size that its row says"));
+    if (piece.empty() ? left_ != 0 : left_ < 0)
+      return absl::DataLossError(StrCat("the content of ", info_.id, " has not the size that its row says"));
     return piece;
   }
 
@@ -56,21 +60,27 @@ class StoredReader : public BlobReader {
 
 class StoringWriter : public BlobWriter {
  public:
-  StoringWriter(postgres::Pool& pool, const CallContext& context, BlobSpec spec, Uuid id, std::unique_ptr<BlobStore::Writer> content, int64_t max)
+  StoringWriter(postgres::Pool& pool, const CallContext& context, BlobSpec spec, Uuid id,
+                std::unique_ptr<BlobStore::Writer> content, int64_t max)
       : pool_(pool), context_(context), spec_(std::move(spec)), id_(id), content_(std::move(content)), max_(max) {}
   absl::Status Write(std::string_view data) override {
     size_ += static_cast<int64_t>(data.size());
-    if (size_ > max_) return MakeProblem("content-too-large", StrCat("file.too_large: the file is larger than ", max_, " bytes"));
+    if (size_ > max_)
+      return MakeProblem("content-too-large", StrCat("file.too_large: the file is larger than ", max_, " bytes"));
     hasher_.Add(data);
     return content_->Write(data);
   }
   absl::StatusOr<BlobInfo> Finish() override {
-    BlobInfo info = {.id = FormatId("blob", id_), .size = size_, .sha256 = hasher_.Hex(), .content_type = spec_.content_type, .name = spec_.name};
+    BlobInfo info = {.id = FormatId("blob", id_),
+                     .size = size_,
+                     .sha256 = hasher_.Hex(),
+                     .content_type = spec_.content_type,
+                     .name = spec_.name};
     RETURN_IF_ERROR(content_->Commit());
     // When this fails the content stays for upkeep: the outcome may be unknown, and the row be there.
     RETURN_IF_ERROR(pool_.Autocommit(context_.deadline, [&](pqxx::transaction_base& tx) {
-      tx.exec_params(sql::kInsertBlob, id_.ToString(), context_.principal.tenant, info.size, info.sha256, info.content_type, info.name, context_.principal.subject,
-                     FormatTimestamp(spec_.expires_at));
+      tx.exec_params(sql::kInsertBlob, id_.ToString(), context_.principal.tenant, info.size, info.sha256,
+                     info.content_type, info.name, context_.principal.subject, FormatTimestamp(spec_.expires_at));
       return absl::OkStatus();
     }));
     return info;
@@ -89,20 +99,25 @@ class StoringWriter : public BlobWriter {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<BlobReader>> Blobs::Read(const CallContext& context, std::string_view id) { return ReadFrom(context, id, 0); }
+absl::StatusOr<std::unique_ptr<BlobReader>> Blobs::Read(const CallContext& context, std::string_view id) {
+  return ReadFrom(context, id, 0);
+}
 
-absl::StatusOr<std::unique_ptr<BlobReader>> Blobs::ReadFrom(const CallContext& context, std::string_view id, int64_t offset) {
+absl::StatusOr<std::unique_ptr<BlobReader>> Blobs::ReadFrom(const CallContext& context, std::string_view id,
+                                                            int64_t offset) {
   const auto uuid = ParseId("blob", id);
   if (!uuid.ok()) return NoSuchBlob(id);
   std::optional<BlobInfo> info;
   RETURN_IF_ERROR(pool_.Autocommit(context.deadline, [&](pqxx::transaction_base& tx) {
     const pqxx::result rows = tx.exec_params(sql::kFindBlob, uuid->ToString(), context.principal.tenant);
     if (!rows.empty())
-      info = BlobInfo{std::string(id), rows[0][0].as<int64_t>(), rows[0][1].c_str(), rows[0][2].c_str(), rows[0][3].c_str()};
+      info = BlobInfo{std::string(id), rows[0][0].as<int64_t>(), rows[0][1].c_str(), rows[0][2].c_str(),
+                      rows[0][3].c_str()};
     return absl::OkStatus();
   }));
   if (!info) return NoSuchBlob(id);
-  if (offset < 0 || offset > info->size) return MakeProblem("invalid-parameter", StrCat("offset ", offset, " lies outside the file"));
+  if (offset < 0 || offset > info->size)
+    return MakeProblem("invalid-parameter", StrCat("offset ", offset, " lies outside the file"));
   auto content = store_.Open(*uuid, offset);
   if (absl::IsNotFound(content.status())) return absl::DataLossError(StrCat("the content of ", id, " is missing"));
   RETURN_IF_ERROR(content.status());
@@ -118,7 +133,8 @@ absl::StatusOr<std::unique_ptr<BlobWriter>> Blobs::Write(const CallContext& cont
     *text = std::string(TruncateUtf8(*text, 255));
   }
   ASSIGN_OR_RETURN(auto content, store_.Create(id));
-  return std::unique_ptr<BlobWriter>(new StoringWriter(pool_, context, std::move(clean), id, std::move(content), options_.max_bytes));
+  return std::unique_ptr<BlobWriter>(
+      new StoringWriter(pool_, context, std::move(clean), id, std::move(content), options_.max_bytes));
 }
 
 absl::Status Blobs::Delete(const CallContext& context, std::string_view id) {

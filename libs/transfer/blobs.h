@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// The files the transfer service keeps: content in a store, one row each in mainstay.blobs. The row is the truth: content without one is a leftover and goes.
+// The files the transfer service keeps: content in a store, one row each in mainstay.blobs. The row is the truth:
+// content without one is a leftover and goes.
 //
-// Order of things: content is written under a temporary name, made durable, renamed, and only then the row is inserted; on the way out the row goes first. A crash in
-// between leaves a file that no one can see and that upkeep removes. Thread-safe; readers and writers belong to one thread each.
+// Order of things: content is written under a temporary name, made durable, renamed, and only then the row is inserted;
+// on the way out the row goes first. A crash in between leaves a file that no one can see and that upkeep removes.
+// Thread-safe; readers and writers belong to one thread each.
 #pragma once
 
 #include <cstdint>
@@ -42,7 +44,8 @@ class BlobStore {
   virtual absl::Status Sweep(absl::Duration age, absl::FunctionRef<absl::Status(const Uuid&)> visit) = 0;
 };
 
-// One file per blob under `directory`, spread over 256 folders by the id's last byte. Creates the directory; refuses one it cannot write.
+// One file per blob under `directory`, spread over 256 folders by the id's last byte. Creates the directory; refuses
+// one it cannot write.
 absl::StatusOr<std::unique_ptr<BlobStore>> OpenDirectoryStore(const std::string& directory);
 
 struct BlobOptions {
@@ -60,7 +63,8 @@ class Blobs : public BlobClient {
 
   // Removes what has expired. Returns how many.
   absl::StatusOr<int64_t> RemoveExpired(absl::Time deadline);
-  // Removes content that never got its row, or lost it, and has not been touched for `age`. Looks at every file: for once an hour.
+  // Removes content that never got its row, or lost it, and has not been touched for `age`. Looks at every file: for
+  // once an hour.
   absl::StatusOr<int64_t> RemoveLeftovers(absl::Time deadline, absl::Duration age = absl::Hours(1));
 
  private:

@@ -32,9 +32,12 @@ class Replayed : public tabular::ByteSource {
 
 std::string_view Word(tabular::Detection::Header header) {
   switch (header) {
-    case tabular::Detection::Header::kPresent: return "present";
-    case tabular::Detection::Header::kAbsent: return "absent";
-    case tabular::Detection::Header::kUnknown: break;
+    case tabular::Detection::Header::kPresent:
+      return "present";
+    case tabular::Detection::Header::kAbsent:
+      return "absent";
+    case tabular::Detection::Header::kUnknown:
+      break;
   }
   return "unknown";
 }
@@ -47,8 +50,16 @@ std::string DetectionJson(const tabular::Detection& detection, const std::vector
   json.BeginObject().Key("encoding").String(detection.encoding);
   json.Key("delimiter").String(std::string(1, detection.dialect.delimiter));
   json.Key("quote").String(detection.dialect.quote == 0 ? std::string() : std::string(1, detection.dialect.quote));
-  json.Key("backslash_escape").Bool(detection.dialect.backslash_escape).Key("separator_line").Bool(detection.separator_line);
-  json.Key("preamble").Int(detection.preamble).Key("header").String(Word(detection.header)).Key("header_line").Int(detection.header_line);
+  json.Key("backslash_escape")
+      .Bool(detection.dialect.backslash_escape)
+      .Key("separator_line")
+      .Bool(detection.separator_line);
+  json.Key("preamble")
+      .Int(detection.preamble)
+      .Key("header")
+      .String(Word(detection.header))
+      .Key("header_line")
+      .Int(detection.header_line);
   json.Key("width").Int(detection.width).Key("widest").Int(detection.widest);
   json.Key("columns").BeginArray();
   for (const std::string& column : detection.columns) json.String(column);
@@ -88,7 +99,9 @@ absl::StatusOr<tabular::Detection> ParseDetection(std::string_view text) {
   out.dialect = {delimiter[0], quote.empty() ? '\0' : quote[0], boolean("backslash_escape")};
   out.separator_line = boolean("separator_line");
   out.preamble = static_cast<int>(number("preamble"));
-  out.header = header == "present" ? tabular::Detection::Header::kPresent : header == "absent" ? tabular::Detection::Header::kAbsent : tabular::Detection::Header::kUnknown;
+  out.header = header == "present"  ? tabular::Detection::Header::kPresent
+               : header == "absent" ? tabular::Detection::Header::kAbsent
+                                    : tabular::Detection::Header::kUnknown;
   out.header_line = number("header_line");
   out.width = static_cast<int>(number("width"));
   out.widest = static_cast<int>(number("widest"));
@@ -98,7 +111,8 @@ absl::StatusOr<tabular::Detection> ParseDetection(std::string_view text) {
   return out;
 }
 
-absl::StatusOr<Decoded> OpenFile(std::unique_ptr<BlobReader> blob, std::string_view known, std::function<bool(std::string_view)> known_name) {
+absl::StatusOr<Decoded> OpenFile(std::unique_ptr<BlobReader> blob, std::string_view known,
+                                 std::function<bool(std::string_view)> known_name) {
   Decoded out;
   std::string head;
   bool complete = false;
@@ -112,20 +126,24 @@ absl::StatusOr<Decoded> OpenFile(std::unique_ptr<BlobReader> blob, std::string_v
   }
   const std::string_view sample = std::string_view(head).substr(0, tabular::kSampleBytes);
   if (known.empty()) {
-    ASSIGN_OR_RETURN(out.detection, tabular::Detect(sample, complete && sample.size() == head.size(), {.known_name = std::move(known_name)}));
+    ASSIGN_OR_RETURN(out.detection, tabular::Detect(sample, complete && sample.size() == head.size(),
+                                                    {.known_name = std::move(known_name)}));
   } else {
     ASSIGN_OR_RETURN(out.detection, ParseDetection(known));
   }
   {
-    ASSIGN_OR_RETURN(auto first, tabular::OpenRecords(std::make_unique<tabular::MemorySource>(sample), out.detection, {}));
+    ASSIGN_OR_RETURN(auto first,
+                     tabular::OpenRecords(std::make_unique<tabular::MemorySource>(sample), out.detection, {}));
     tabular::Record record;
     while (static_cast<int>(out.sample.size()) < kLearnRecords) {
       const auto more = first->Next(&record);
-      if (!more.ok() || !*more) break;  // what is wrong further down is found again, with its place, by the real reading
+      if (!more.ok() || !*more)
+        break;  // what is wrong further down is found again, with its place, by the real reading
       out.sample.push_back(record);
     }
   }
-  ASSIGN_OR_RETURN(out.records, tabular::OpenRecords(std::make_unique<Replayed>(std::move(head), std::move(blob)), out.detection, {}));
+  ASSIGN_OR_RETURN(out.records, tabular::OpenRecords(std::make_unique<Replayed>(std::move(head), std::move(blob)),
+                                                     out.detection, {}));
   return out;
 }
 

@@ -93,8 +93,10 @@ class DirectoryStore : public BlobStore {
   absl::Status Prepare() {
     std::error_code error;
     std::filesystem::create_directories(Temporary(), error);
-    if (error) return absl::FailedPreconditionError(StrCat("blob_dir: cannot create ", Temporary(), ": ", error.message()));
-    if (access(Temporary().c_str(), W_OK | X_OK) != 0) return absl::FailedPreconditionError(StrCat("blob_dir: cannot write to ", Temporary()));
+    if (error)
+      return absl::FailedPreconditionError(StrCat("blob_dir: cannot create ", Temporary(), ": ", error.message()));
+    if (access(Temporary().c_str(), W_OK | X_OK) != 0)
+      return absl::FailedPreconditionError(StrCat("blob_dir: cannot write to ", Temporary()));
     return absl::OkStatus();
   }
 
@@ -132,7 +134,8 @@ class DirectoryStore : public BlobStore {
       for (const std::string& name : Names(StrCat(directory_, "/", folder))) {
         const std::string path = StrCat(directory_, "/", folder, "/", name);
         struct stat info;
-        if (stat(path.c_str(), &info) != 0 || !S_ISREG(info.st_mode) || absl::TimeFromTimespec(info.st_mtim) >= before) continue;
+        if (stat(path.c_str(), &info) != 0 || !S_ISREG(info.st_mode) || absl::TimeFromTimespec(info.st_mtim) >= before)
+          continue;
         if (folder == "tmp") {
           if (unlink(path.c_str()) != 0 && errno != ENOENT) return Failed("remove", path);
         } else if (const auto id = ParseUuid(name); id.ok()) {
@@ -167,7 +170,8 @@ class DirectoryStore : public BlobStore {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<BlobStore>> OpenDirectoryStore(const std::string& directory) {
-  if (directory.empty() || directory[0] != '/') return absl::InvalidArgumentError("blob_dir: an absolute path is needed");
+  if (directory.empty() || directory[0] != '/')
+    return absl::InvalidArgumentError("blob_dir: an absolute path is needed");
   auto store = std::make_unique<DirectoryStore>(directory);
   RETURN_IF_ERROR(store->Prepare());
   return std::unique_ptr<BlobStore>(std::move(store));

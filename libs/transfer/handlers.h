@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The job kinds of this library, for the worker's registry: `imports.run` and `exports.run`, args {"id": "imp_…"}.
 //
-// Both may run again after a crash at any point and end once: an import under `commit: all` commits its rows, its outcome and the job's in one transaction,
-// under `commit: chunks` it goes on behind the last chunk it committed; an export starts from a new snapshot and leaves the old part to expire.
+// Both may run again after a crash at any point and end once: an import under `commit: all` commits its rows, its
+// outcome and the job's in one transaction, under `commit: chunks` it goes on behind the last chunk it committed; an
+// export starts from a new snapshot and leaves the old part to expire.
 #pragma once
 
 #include <functional>

@@ -17,7 +17,8 @@ namespace mainstay::transfer {
 namespace {
 
 absl::Status WrongParameter(std::string_view name, std::string_view code, std::string detail) {
-  return MakeProblem("invalid-parameter", detail, {{FieldError::Place::kParameter, std::string(name), std::string(code), detail}});
+  return MakeProblem("invalid-parameter", detail,
+                     {{FieldError::Place::kParameter, std::string(name), std::string(code), detail}});
 }
 
 // An import or export belongs to one tenant, whose rows it sees.
@@ -27,29 +28,36 @@ absl::Status CheckOneTenant(const Principal& principal) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<const catalog::Resource*> FindResource(const catalog::Model& model, const Principal& principal, std::string_view name) {
+absl::StatusOr<const catalog::Resource*> FindResource(const catalog::Model& model, const Principal& principal,
+                                                      std::string_view name) {
   const catalog::Resource* resource = model.FindResource(name);
   bool visible = resource != nullptr && principal.HasRole("admin");
   if (resource != nullptr && !visible)
     for (const std::string& role : principal.roles) visible |= resource->permissions.count(role) > 0;
   // One the caller may do nothing with looks like one that does not exist.
   if (!visible) return WrongParameter("resource", "unknown", StrCat("there is no resource ", TruncateUtf8(name, 64)));
-  if (!resource->problem.empty()) return MakeProblem("resource-unavailable", StrCat("the resource ", resource->name, " does not fit the database"));
+  if (!resource->problem.empty())
+    return MakeProblem("resource-unavailable", StrCat("the resource ", resource->name, " does not fit the database"));
   return resource;
 }
 
-absl::Time FromMicros(int64_t micros) { return micros == 0 ? absl::InfinitePast() : absl::FromUnixMicros(micros); }
+absl::Time FromMicros(int64_t micros) {
+  return micros == 0 ? absl::InfinitePast() : absl::FromUnixMicros(micros);
+}
 
 }  // namespace
 
-absl::StatusOr<ImportRequest> ResolveImport(const catalog::Model& model, const Principal& principal, std::string_view resource, std::string_view import, std::string_view mode,
+absl::StatusOr<ImportRequest> ResolveImport(const catalog::Model& model, const Principal& principal,
+                                            std::string_view resource, std::string_view import, std::string_view mode,
                                             std::string_view commit, std::string_view on_error, bool dry_run) {
   RETURN_IF_ERROR(CheckOneTenant(principal));
   ImportRequest out;
   out.dry_run = dry_run;
   if (!import.empty()) {
     const auto found = model.imports.find(std::string(import));
-    if (found == model.imports.end()) return WrongParameter("import", "unknown", StrCat("there is no import ", TruncateUtf8(import, 64), " in the catalog"));
+    if (found == model.imports.end())
+      return WrongParameter("import", "unknown",
+                            StrCat("there is no import ", TruncateUtf8(import, 64), " in the catalog"));
     const catalog::ImportMapping& declared = found->second;
     if (!resource.empty() && resource != declared.resource)
       return WrongParameter("resource", "conflict", StrCat("the import ", import, " goes into ", declared.resource));
@@ -70,20 +78,24 @@ absl::StatusOr<ImportRequest> ResolveImport(const catalog::Model& model, const P
   if (!commit.empty()) out.commit = std::string(commit);
   if (!on_error.empty()) out.on_error = std::string(on_error);
   ASSIGN_OR_RETURN(const records::MergeMode merge_mode, ParseMode(out.mode));
-  if (out.commit != "all" && out.commit != "chunks") return WrongParameter("commit", "not_in_list", "commit is all or chunks");
-  if (out.on_error != "abort" && out.on_error != "skip") return WrongParameter("on_error", "not_in_list", "on_error is abort or skip");
+  if (out.commit != "all" && out.commit != "chunks")
+    return WrongParameter("commit", "not_in_list", "commit is all or chunks");
+  if (out.on_error != "abort" && out.on_error != "skip")
+    return WrongParameter("on_error", "not_in_list", "on_error is abort or skip");
   ASSIGN_OR_RETURN(const catalog::Resource* target, FindResource(model, principal, out.resource));
   RETURN_IF_ERROR(CheckAllowed(*target, principal, merge_mode));
   return out;
 }
 
-absl::StatusOr<CreatedImport> CreateImport(pqxx::transaction_base& tx, const CallContext& context, const ImportRequest& request, const BlobInfo& file,
-                                           std::string_view catalog_hash, const TransferOptions& options, absl::Time now) {
+absl::StatusOr<CreatedImport> CreateImport(pqxx::transaction_base& tx, const CallContext& context,
+                                           const ImportRequest& request, const BlobInfo& file,
+                                           std::string_view catalog_hash, const TransferOptions& options,
+                                           absl::Time now) {
   CreatedImport out;
   ASSIGN_OR_RETURN(const Uuid blob, ParseId("blob", file.id));
   PgArray key_array;
-  std::string identity = StrCat(context.principal.tenant, "\x1f", file.sha256, "\x1f", request.resource, "\x1f", request.mapping, "\x1f", request.mode, "\x1f",
-                                request.dry_run ? "dry" : "");
+  std::string identity = StrCat(context.principal.tenant, "\x1f", file.sha256, "\x1f", request.resource, "\x1f",
+                                request.mapping, "\x1f", request.mode, "\x1f", request.dry_run ? "dry" : "");
   for (const std::string& field : request.key) {
     key_array.Add(field);
     StrAppend(&identity, "\x1f", field);
@@ -96,17 +108,22 @@ absl::StatusOr<CreatedImport> CreateImport(pqxx::transaction_base& tx, const Cal
   JsonWriter(args).BeginObject().Key("id").String(FormatId("imp", out.id)).EndObject();
   const std::string key_text = std::move(key_array).Finish();
   const auto insert = [&] {
-    return !tx.exec_params(sql::kInsertImport, out.id.ToString(), context.principal.tenant, request.resource, request.mapping, request.mode, request.commit, request.on_error,
-                           request.dry_run, key_text, blob.ToString(), file.name, file.size, file.sha256, identity, context.principal.subject,
+    return !tx.exec_params(sql::kInsertImport, out.id.ToString(), context.principal.tenant, request.resource,
+                           request.mapping, request.mode, request.commit, request.on_error, request.dry_run, key_text,
+                           blob.ToString(), file.name, file.size, file.sha256, identity, context.principal.subject,
                            FormatTimestamp(now + options.import_retention), std::string(catalog_hash))
                 .empty();
   };
   // The one that was there may have failed between the two statements; then the second try is ours.
   for (int attempt = 0; attempt < 3; ++attempt) {
     if (insert()) {
-      ASSIGN_OR_RETURN(out.enqueued, jobs::Enqueue(tx, context,
-                                                   std::vector<jobs::JobSpec>{{.kind = kImportJob, .queue = kQueue, .args = args, .tags = {request.resource},
-                                                                               .catalog_hash = std::string(catalog_hash)}}));
+      ASSIGN_OR_RETURN(out.enqueued,
+                       jobs::Enqueue(tx, context,
+                                     std::vector<jobs::JobSpec>{{.kind = kImportJob,
+                                                                 .queue = kQueue,
+                                                                 .args = args,
+                                                                 .tags = {request.resource},
+                                                                 .catalog_hash = std::string(catalog_hash)}}));
       tx.exec_params(sql::kSetImportJob, out.id.ToString(), out.enqueued.at(0).id.ToString());
       return out;
     }
@@ -151,7 +168,9 @@ absl::StatusOr<ImportRow> GetImport(pqxx::transaction_base& tx, const Principal&
   out.staged_good = number();
   out.staged = r[c++].as<bool>();
   out.merged_row = number();
-  for (int64_t* count : {&out.rows.total, &out.rows.created, &out.rows.updated, &out.rows.unchanged, &out.rows.deleted, &out.rows.skipped, &out.rows.error}) *count = number();
+  for (int64_t* count : {&out.rows.total, &out.rows.created, &out.rows.updated, &out.rows.unchanged, &out.rows.deleted,
+                         &out.rows.skipped, &out.rows.error})
+    *count = number();
   out.errors_by_code = text();
   out.errors_kept = number();
   out.error_code = text();
@@ -163,20 +182,23 @@ absl::StatusOr<ImportRow> GetImport(pqxx::transaction_base& tx, const Principal&
   return out;
 }
 
-absl::StatusOr<ExportRequest> ResolveExport(const catalog::Model& model, const Principal& principal, std::string_view resource, std::string_view format,
+absl::StatusOr<ExportRequest> ResolveExport(const catalog::Model& model, const Principal& principal,
+                                            std::string_view resource, std::string_view format,
                                             std::string_view query) {
   RETURN_IF_ERROR(CheckOneTenant(principal));
   ExportRequest out;
   out.query = std::string(query);
   std::string_view name = resource;
   // A declared export may be named where a resource is; what it declares stands first.
-  if (const auto declared = model.exports.find(std::string(resource)); declared != model.exports.end() && model.FindResource(resource) == nullptr) {
+  if (const auto declared = model.exports.find(std::string(resource));
+      declared != model.exports.end() && model.FindResource(resource) == nullptr) {
     name = declared->second.resource;
     out.format = declared->second.format;
     std::string prefix = declared->second.query;
     if (!declared->second.fields.empty() && prefix.find("fields=") == std::string::npos) {
       StrAppend(&prefix, prefix.empty() ? "" : "&", "fields=");
-      for (size_t i = 0; i < declared->second.fields.size(); ++i) StrAppend(&prefix, i == 0 ? "" : ",", declared->second.fields[i]);
+      for (size_t i = 0; i < declared->second.fields.size(); ++i)
+        StrAppend(&prefix, i == 0 ? "" : ",", declared->second.fields[i]);
     }
     if (out.query.empty()) {
       out.query = prefix;
@@ -193,7 +215,8 @@ absl::StatusOr<ExportRequest> ResolveExport(const catalog::Model& model, const P
   if (!target.ok()) {
     Problem problem = ProblemFromStatus(target.status());
     if (problem.type == "invalid-parameter")
-      return MakeProblem("validation-failed", problem.detail, {{FieldError::Place::kPointer, "/resource", "unknown", problem.detail}});
+      return MakeProblem("validation-failed", problem.detail,
+                         {{FieldError::Place::kPointer, "/resource", "unknown", problem.detail}});
     return target.status();
   }
   bool read = principal.HasRole("admin");
@@ -206,17 +229,23 @@ absl::StatusOr<ExportRequest> ResolveExport(const catalog::Model& model, const P
   return out;
 }
 
-absl::StatusOr<CreatedExport> CreateExport(pqxx::transaction_base& tx, const CallContext& context, const ExportRequest& request, std::string_view catalog_hash,
+absl::StatusOr<CreatedExport> CreateExport(pqxx::transaction_base& tx, const CallContext& context,
+                                           const ExportRequest& request, std::string_view catalog_hash,
                                            const TransferOptions& options, absl::Time now) {
   CreatedExport out;
   out.id = NewUuid();
   std::string args;
   JsonWriter(args).BeginObject().Key("id").String(FormatId("exp", out.id)).EndObject();
-  ASSIGN_OR_RETURN(out.enqueued, jobs::Enqueue(tx, context,
-                                               std::vector<jobs::JobSpec>{{.kind = kExportJob, .queue = kQueue, .args = args, .tags = {request.resource},
-                                                                           .catalog_hash = std::string(catalog_hash)}}));
-  tx.exec_params(sql::kInsertExport, out.id.ToString(), context.principal.tenant, request.resource, request.format, request.query, request.raw,
-                 out.enqueued.at(0).id.ToString(), context.principal.subject, FormatTimestamp(now + options.export_retention), std::string(catalog_hash));
+  ASSIGN_OR_RETURN(out.enqueued,
+                   jobs::Enqueue(tx, context,
+                                 std::vector<jobs::JobSpec>{{.kind = kExportJob,
+                                                             .queue = kQueue,
+                                                             .args = args,
+                                                             .tags = {request.resource},
+                                                             .catalog_hash = std::string(catalog_hash)}}));
+  tx.exec_params(sql::kInsertExport, out.id.ToString(), context.principal.tenant, request.resource, request.format,
+                 request.query, request.raw, out.enqueued.at(0).id.ToString(), context.principal.subject,
+                 FormatTimestamp(now + options.export_retention), std::string(catalog_hash));
   return out;
 }
 

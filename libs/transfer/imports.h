@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Imports as rows: made by the transfer service in one transaction with their job, filled in by the worker, read by both.
+// Imports as rows: made by the transfer service in one transaction with their job, filled in by the worker, read by
+// both.
 #pragma once
 
 #include <cstdint>
@@ -65,8 +66,10 @@ struct ImportRow {
   std::string catalog_hash;
 };
 
-// Checks names and rights before a byte of the file is taken: problems name the parameter. `resource`, `import`, `mode`, `commit`, `on_error` as the caller sent them.
-absl::StatusOr<ImportRequest> ResolveImport(const catalog::Model& model, const Principal& principal, std::string_view resource, std::string_view import, std::string_view mode,
+// Checks names and rights before a byte of the file is taken: problems name the parameter. `resource`, `import`,
+// `mode`, `commit`, `on_error` as the caller sent them.
+absl::StatusOr<ImportRequest> ResolveImport(const catalog::Model& model, const Principal& principal,
+                                            std::string_view resource, std::string_view import, std::string_view mode,
                                             std::string_view commit, std::string_view on_error, bool dry_run);
 
 struct CreatedImport {
@@ -75,8 +78,10 @@ struct CreatedImport {
   std::vector<jobs::Enqueued> enqueued;
 };
 // Inserts the import and its job. When `existed`, nothing was written and the new blob is the caller's to delete.
-absl::StatusOr<CreatedImport> CreateImport(pqxx::transaction_base& tx, const CallContext& context, const ImportRequest& request, const BlobInfo& file,
-                                           std::string_view catalog_hash, const TransferOptions& options, absl::Time now);
+absl::StatusOr<CreatedImport> CreateImport(pqxx::transaction_base& tx, const CallContext& context,
+                                           const ImportRequest& request, const BlobInfo& file,
+                                           std::string_view catalog_hash, const TransferOptions& options,
+                                           absl::Time now);
 
 // NotFound for another tenant's.
 absl::StatusOr<ImportRow> GetImport(pqxx::transaction_base& tx, const Principal& principal, const Uuid& id);
@@ -101,12 +106,14 @@ struct ExportRow {
   absl::Time created_at, finished_at, expires_at;
   std::string catalog_hash;
 };
-absl::StatusOr<ExportRequest> ResolveExport(const catalog::Model& model, const Principal& principal, std::string_view resource, std::string_view format, std::string_view query);
+absl::StatusOr<ExportRequest> ResolveExport(const catalog::Model& model, const Principal& principal,
+                                            std::string_view resource, std::string_view format, std::string_view query);
 struct CreatedExport {
   Uuid id;
   std::vector<jobs::Enqueued> enqueued;
 };
-absl::StatusOr<CreatedExport> CreateExport(pqxx::transaction_base& tx, const CallContext& context, const ExportRequest& request, std::string_view catalog_hash,
+absl::StatusOr<CreatedExport> CreateExport(pqxx::transaction_base& tx, const CallContext& context,
+                                           const ExportRequest& request, std::string_view catalog_hash,
                                            const TransferOptions& options, absl::Time now);
 absl::StatusOr<ExportRow> GetExport(pqxx::transaction_base& tx, const Principal& principal, const Uuid& id);
 

@@ -19,7 +19,9 @@ namespace {
 using records::MergeMode;
 using tabular::Refuse;
 
-bool IsAdmin(const Principal& principal) { return principal.HasRole("admin"); }
+bool IsAdmin(const Principal& principal) {
+  return principal.HasRole("admin");
+}
 
 bool Writable(const catalog::Resource& resource, const Principal& principal, const catalog::Field& field) {
   if (IsAdmin(principal)) return true;
@@ -28,20 +30,26 @@ bool Writable(const catalog::Resource& resource, const Principal& principal, con
     if (found == resource.permissions.end()) continue;
     const catalog::Permission& permission = found->second;
     if (!permission.create && !permission.update) continue;
-    if (permission.all_fields_writable || std::count(permission.writable.begin(), permission.writable.end(), field.name) > 0) return true;
+    if (permission.all_fields_writable ||
+        std::count(permission.writable.begin(), permission.writable.end(), field.name) > 0)
+      return true;
   }
   return false;
 }
 
 // Fields that the suite or PostgreSQL fills: a file may carry them (an export does), they are not written.
 bool SetByUs(const catalog::Resource& resource, const catalog::Field& field) {
-  return field.generated || field.read_only || field.position == resource.tenant || field.position == resource.version || field.position == resource.created_at ||
+  return field.generated || field.read_only || field.position == resource.tenant ||
+         field.position == resource.version || field.position == resource.created_at ||
          field.position == resource.updated_at || field.position == resource.deleted_at;
 }
 
-bool IsKey(const catalog::Resource& resource, int position) { return std::count(resource.key.begin(), resource.key.end(), position) > 0; }
+bool IsKey(const catalog::Resource& resource, int position) {
+  return std::count(resource.key.begin(), resource.key.end(), position) > 0;
+}
 
-// The field that a header names, in the order: declared columns, exact name, folded name, aliases. -1: none. Hidden fields do not exist.
+// The field that a header names, in the order: declared columns, exact name, folded name, aliases. -1: none. Hidden
+// fields do not exist.
 int FindTarget(const catalog::Resource& resource, const catalog::ImportMapping* declared, std::string_view header) {
   const auto position = [&](std::string_view name) {
     const catalog::Field* field = resource.FindField(name);
@@ -84,8 +92,9 @@ absl::StatusOr<MergeMode> ParseMode(std::string_view mode) {
   if (mode == "upsert") return MergeMode::kUpsert;
   if (mode == "delete") return MergeMode::kDelete;
   if (mode == "ignore") return MergeMode::kIgnore;
-  return MakeProblem("invalid-parameter", "mode is create, update, upsert, delete or ignore",
-                     {{FieldError::Place::kParameter, "mode", "not_in_list", "mode is create, update, upsert, delete or ignore"}});
+  return MakeProblem(
+      "invalid-parameter", "mode is create, update, upsert, delete or ignore",
+      {{FieldError::Place::kParameter, "mode", "not_in_list", "mode is create, update, upsert, delete or ignore"}});
 }
 
 absl::Status CheckAllowed(const catalog::Resource& resource, const Principal& principal, MergeMode mode) {
@@ -113,13 +122,16 @@ bool Readable(const catalog::Resource& resource, const Principal& principal, con
     const auto found = resource.permissions.find(role);
     if (found == resource.permissions.end() || !found->second.read) continue;
     const catalog::Permission& permission = found->second;
-    if (permission.all_fields_readable || std::count(permission.readable.begin(), permission.readable.end(), field.name) > 0) return true;
+    if (permission.all_fields_readable ||
+        std::count(permission.readable.begin(), permission.readable.end(), field.name) > 0)
+      return true;
   }
   return false;
 }
 
-absl::StatusOr<Mapping> MapColumns(const catalog::Resource& resource, const catalog::ImportMapping* declared, const Principal& principal, MergeMode mode,
-                                   const std::vector<std::string>& key, const std::vector<std::string>& headers) {
+absl::StatusOr<Mapping> MapColumns(const catalog::Resource& resource, const catalog::ImportMapping* declared,
+                                   const Principal& principal, MergeMode mode, const std::vector<std::string>& key,
+                                   const std::vector<std::string>& headers) {
   Mapping out;
   std::map<int, int> by_field;  // field → column
   for (int column = 0; column < static_cast<int>(headers.size()); ++column) {
@@ -132,12 +144,13 @@ absl::StatusOr<Mapping> MapColumns(const catalog::Resource& resource, const cata
       continue;
     }
     if (const auto [taken, is_new] = by_field.emplace(target, column); !is_new) {
-      return Refuse("header.duplicate", StrCat("the columns ", taken->second + 1, " and ", column + 1, " (\"", header, "\") are both ",
-                                               resource.fields[static_cast<size_t>(target)].name));
+      return Refuse("header.duplicate", StrCat("the columns ", taken->second + 1, " and ", column + 1, " (\"", header,
+                                               "\") are both ", resource.fields[static_cast<size_t>(target)].name));
     }
   }
 
-  // The key: as asked, as declared, the primary key if the file has it, else the first unique key that it has (the tenant is always known).
+  // The key: as asked, as declared, the primary key if the file has it, else the first unique key that it has (the
+  // tenant is always known).
   const auto has = [&](int position) { return position == resource.tenant || by_field.count(position) > 0; };
   const auto names = [&](const std::vector<int>& positions) {
     std::vector<std::string> fields;
@@ -182,18 +195,22 @@ absl::StatusOr<Mapping> MapColumns(const catalog::Resource& resource, const cata
     const bool is_key = key_positions.count(position) > 0;
     if (mode == MergeMode::kDelete && !is_key) continue;  // only the key counts
     if (!is_key) {
-      const bool ours = SetByUs(resource, field) || (IsKey(resource, position) && (!creates || !resource.client_chooses_key));
+      const bool ours =
+          SetByUs(resource, field) || (IsKey(resource, position) && (!creates || !resource.client_chooses_key));
       if (ours) {
         out.warnings.push_back(StrCat("header.read_only: ", headers[static_cast<size_t>(column)]));
         continue;
       }
-      if (!Writable(resource, principal, field)) return Refuse("header.forbidden", StrCat("the field ", field.name, " may not be written with this key"));
+      if (!Writable(resource, principal, field))
+        return Refuse("header.forbidden", StrCat("the field ", field.name, " may not be written with this key"));
     }
     if (position == resource.tenant) continue;
     out.columns.push_back({column, position});
   }
-  std::sort(out.columns.begin(), out.columns.end(), [](const MappedColumn& a, const MappedColumn& b) { return a.column < b.column; });
-  if (out.columns.empty()) return Refuse("header.missing_required", StrCat("no column of the file is a field of ", resource.name));
+  std::sort(out.columns.begin(), out.columns.end(),
+            [](const MappedColumn& a, const MappedColumn& b) { return a.column < b.column; });
+  if (out.columns.empty())
+    return Refuse("header.missing_required", StrCat("no column of the file is a field of ", resource.name));
   return out;
 }
 

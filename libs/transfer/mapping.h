@@ -31,13 +31,15 @@ std::string FoldName(std::string_view name);
 // Whether a header cell (cleaned) names something of this resource; for detection.
 bool NamesField(const catalog::Resource& resource, const catalog::ImportMapping* declared, std::string_view header);
 
-// May this principal import into the resource in this mode at all? `forbidden` with a sentence when not. Fields and rows are checked later again.
+// May this principal import into the resource in this mode at all? `forbidden` with a sentence when not. Fields and
+// rows are checked later again.
 absl::Status CheckAllowed(const catalog::Resource& resource, const Principal& principal, records::MergeMode mode);
 bool Readable(const catalog::Resource& resource, const Principal& principal, const catalog::Field& field);
 
-// `headers`: cleaned, in file order. `key`: asked for, may be empty. A mistake of the file is a tabular::Refusal: header.missing_required, header.forbidden,
-// header.duplicate.
-absl::StatusOr<Mapping> MapColumns(const catalog::Resource& resource, const catalog::ImportMapping* declared, const Principal& principal, records::MergeMode mode,
+// `headers`: cleaned, in file order. `key`: asked for, may be empty. A mistake of the file is a tabular::Refusal:
+// header.missing_required, header.forbidden, header.duplicate.
+absl::StatusOr<Mapping> MapColumns(const catalog::Resource& resource, const catalog::ImportMapping* declared,
+                                   const Principal& principal, records::MergeMode mode,
                                    const std::vector<std::string>& key, const std::vector<std::string>& headers);
 
 absl::StatusOr<records::MergeMode> ParseMode(std::string_view mode);

@@ -27,16 +27,23 @@ struct RowOutcome {
 std::string_view StatusWord(const RowOutcome& outcome) {
   if (!outcome.codes.empty()) return "error";
   switch (outcome.status) {
-    case 'c': return "created";
-    case 'u': return "updated";
-    case 'n': return "unchanged";
-    case 'd': return "deleted";
-    case 'e': return "error";
-    default: return "skipped";
+    case 'c':
+      return "created";
+    case 'u':
+      return "updated";
+    case 'n':
+      return "unchanged";
+    case 'd':
+      return "deleted";
+    case 'e':
+      return "error";
+    default:
+      return "skipped";
   }
 }
 
-absl::Status ReadOutcomes(postgres::Pool& pool, const CallContext& context, const Uuid& import, int64_t first, std::vector<RowOutcome>* outcomes) {
+absl::Status ReadOutcomes(postgres::Pool& pool, const CallContext& context, const Uuid& import, int64_t first,
+                          std::vector<RowOutcome>* outcomes) {
   const int64_t last = first + static_cast<int64_t>(outcomes->size()) - 1;
   return pool.Snapshot(context.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
     std::map<int64_t, int> errors_of;
@@ -45,7 +52,8 @@ absl::Status ReadOutcomes(postgres::Pool& pool, const CallContext& context, cons
       RowOutcome& outcome = (*outcomes)[static_cast<size_t>(number - first)];
       if (++errors_of[number] > 20) continue;
       StrAppend(&outcome.codes, outcome.codes.empty() ? "" : " ", row[1].c_str());
-      StrAppend(&outcome.messages, outcome.messages.empty() ? "" : "; ", row[3].c_str(), *row[3].c_str() == 0 ? "" : ": ", row[2].c_str());
+      StrAppend(&outcome.messages, outcome.messages.empty() ? "" : "; ", row[3].c_str(),
+                *row[3].c_str() == 0 ? "" : ": ", row[2].c_str());
     }
     for (const auto& row : tx.exec_params(sql::kStatusesOfRows, import.ToString(), first, last)) {
       const int64_t from = row[0].as<int64_t>();
@@ -61,9 +69,13 @@ absl::Status ReadOutcomes(postgres::Pool& pool, const CallContext& context, cons
 
 }  // namespace
 
-absl::Status WriteReport(postgres::Pool& pool, BlobClient& blobs, const CallContext& context, const ImportRow& import, absl::FunctionRef<absl::Status(std::string_view)> write) {
-  if (import.state == "queued" || import.state == "running") return MakeProblem("conflict", "the import has not ended yet");
-  if (import.detection.empty()) return MakeProblem("conflict", StrCat("the file could not be read: ", import.error.empty() ? import.state : import.error));
+absl::Status WriteReport(postgres::Pool& pool, BlobClient& blobs, const CallContext& context, const ImportRow& import,
+                         absl::FunctionRef<absl::Status(std::string_view)> write) {
+  if (import.state == "queued" || import.state == "running")
+    return MakeProblem("conflict", "the import has not ended yet");
+  if (import.detection.empty())
+    return MakeProblem("conflict",
+                       StrCat("the file could not be read: ", import.error.empty() ? import.state : import.error));
   ASSIGN_OR_RETURN(std::unique_ptr<BlobReader> blob, blobs.Read(context, FormatId("blob", import.blob)));
   ASSIGN_OR_RETURN(Decoded file, OpenFile(std::move(blob), import.detection, nullptr));
 
@@ -112,7 +124,8 @@ absl::Status WriteReport(postgres::Pool& pool, BlobClient& blobs, const CallCont
         csv.Cell(StrCat(first + static_cast<int64_t>(i)), false);
         csv.Cell(StatusWord(outcomes[i]), false);
         csv.Cell(outcomes[i].codes.empty() ? std::nullopt : std::optional<std::string_view>(outcomes[i].codes), false);
-        csv.Cell(outcomes[i].messages.empty() ? std::nullopt : std::optional<std::string_view>(outcomes[i].messages), false);
+        csv.Cell(outcomes[i].messages.empty() ? std::nullopt : std::optional<std::string_view>(outcomes[i].messages),
+                 false);
         csv.EndRow();
         if (text.size() >= kChunkBytes) {
           RETURN_IF_ERROR(write(text));

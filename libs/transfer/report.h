@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The user's own file again, with what became of each row: original columns and text, then _row, _status, _error_codes, _errors.
+// The user's own file again, with what became of each row: original columns and text, then _row, _status, _error_codes,
+// _errors.
 //
-// Made when it is asked for, from the uploaded file and what was stored about its rows; streamed, in bounded memory. Fixed and sent back as it is, only its rows with
-// _status = error are imported.
+// Made when it is asked for, from the uploaded file and what was stored about its rows; streamed, in bounded memory.
+// Fixed and sent back as it is, only its rows with _status = error are imported.
 #pragma once
 
 #include <string_view>
@@ -16,7 +17,9 @@
 
 namespace mainstay::transfer {
 
-// Calls `write` with pieces of CSV. The import must have ended and its file must have been readable (`conflict` otherwise).
-absl::Status WriteReport(postgres::Pool& pool, BlobClient& blobs, const CallContext& context, const ImportRow& import, absl::FunctionRef<absl::Status(std::string_view)> write);
+// Calls `write` with pieces of CSV. The import must have ended and its file must have been readable (`conflict`
+// otherwise).
+absl::Status WriteReport(postgres::Pool& pool, BlobClient& blobs, const CallContext& context, const ImportRow& import,
+                         absl::FunctionRef<absl::Status(std::string_view)> write);
 
 }  // namespace mainstay::transfer

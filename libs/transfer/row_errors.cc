@@ -53,7 +53,8 @@ ErrorCounts ErrorCounts::Parse(std::string_view by_code_json, int64_t rows, int6
   return out;
 }
 
-absl::Status StoreErrors(pqxx::transaction_base& tx, const Uuid& import, std::string_view tenant, const std::vector<RowError>& errors, int64_t max_kept, ErrorCounts* counts) {
+absl::Status StoreErrors(pqxx::transaction_base& tx, const Uuid& import, std::string_view tenant,
+                         const std::vector<RowError>& errors, int64_t max_kept, ErrorCounts* counts) {
   PgArray row, line, column, field, code, value, message, suggestion;
   int64_t stored = 0, last = -1;
   for (const RowError& error : errors) {
@@ -73,8 +74,10 @@ absl::Status StoreErrors(pqxx::transaction_base& tx, const Uuid& import, std::st
   }
   counts->kept += stored;
   if (stored == 0) return absl::OkStatus();
-  tx.exec_params(sql::kInsertErrors, import.ToString(), std::string(tenant), std::move(row).Finish(), std::move(line).Finish(), std::move(column).Finish(),
-                 std::move(field).Finish(), std::move(code).Finish(), std::move(value).Finish(), std::move(message).Finish(), std::move(suggestion).Finish());
+  tx.exec_params(sql::kInsertErrors, import.ToString(), std::string(tenant), std::move(row).Finish(),
+                 std::move(line).Finish(), std::move(column).Finish(), std::move(field).Finish(),
+                 std::move(code).Finish(), std::move(value).Finish(), std::move(message).Finish(),
+                 std::move(suggestion).Finish());
   return absl::OkStatus();
 }
 

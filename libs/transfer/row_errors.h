@@ -34,6 +34,7 @@ struct ErrorCounts {
 };
 
 // Stores as many of `errors` as the limit still allows and counts all.
-absl::Status StoreErrors(pqxx::transaction_base& tx, const Uuid& import, std::string_view tenant, const std::vector<RowError>& errors, int64_t max_kept, ErrorCounts* counts);
+absl::Status StoreErrors(pqxx::transaction_base& tx, const Uuid& import, std::string_view tenant,
+                         const std::vector<RowError>& errors, int64_t max_kept, ErrorCounts* counts);
 
 }  // namespace mainstay::transfer

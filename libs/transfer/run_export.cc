@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // One export as a job: the caller's own list query over everything that matches → rows from one snapshot → CSV → blob.
 //
-// Streamed: a few thousand rows are in memory at a time, and the blob's flow control slows the cursor down. A crash starts again from a new snapshot; the part that was
-// written never became a blob.
+// Streamed: a few thousand rows are in memory at a time, and the blob's flow control slows the cursor down. A crash
+// starts again from a new snapshot; the part that was written never became a blob.
 #include <algorithm>
 #include <pqxx/pqxx>
 
@@ -28,10 +28,21 @@ bool IsText(const catalog::ColumnType& type) {
   using catalog::TypeFamily;
   if (type.array) return true;
   switch (type.family) {
-    case TypeFamily::kBool: case TypeFamily::kInt16: case TypeFamily::kInt32: case TypeFamily::kInt64: case TypeFamily::kDecimal: case TypeFamily::kFloat32:
-    case TypeFamily::kFloat64: case TypeFamily::kUuid: case TypeFamily::kDate: case TypeFamily::kTime: case TypeFamily::kTimestamp: case TypeFamily::kTimestampTz:
+    case TypeFamily::kBool:
+    case TypeFamily::kInt16:
+    case TypeFamily::kInt32:
+    case TypeFamily::kInt64:
+    case TypeFamily::kDecimal:
+    case TypeFamily::kFloat32:
+    case TypeFamily::kFloat64:
+    case TypeFamily::kUuid:
+    case TypeFamily::kDate:
+    case TypeFamily::kTime:
+    case TypeFamily::kTimestamp:
+    case TypeFamily::kTimestampTz:
       return false;
-    default: return true;
+    default:
+      return true;
   }
 }
 
@@ -47,14 +58,24 @@ absl::StatusOr<jobs::Outcome> Export(jobs::RunningJob& job, const Dependencies& 
   }));
   const auto result_json = [&](std::string_view state, int64_t rows) {
     std::string out;
-    JsonWriter(out).BeginObject().Key("export").String(FormatId("exp", id)).Key("state").String(state).Key("rows").Int(rows).EndObject();
+    JsonWriter(out)
+        .BeginObject()
+        .Key("export")
+        .String(FormatId("exp", id))
+        .Key("state")
+        .String(state)
+        .Key("rows")
+        .Int(rows)
+        .EndObject();
     return out;
   };
   if (!taken) {
-    if (row.state == "queued" || row.state == "running") return jobs::Outcome::Retry("fenced", "another run of this export goes on");
+    if (row.state == "queued" || row.state == "running")
+      return jobs::Outcome::Retry("fenced", "another run of this export goes on");
     return jobs::Outcome::Done(result_json(row.state, row.rows));
   }
-  const auto finish = [&](std::string_view state, int64_t rows, const BlobInfo& file, std::string_view code, std::string_view message) -> absl::StatusOr<jobs::Outcome> {
+  const auto finish = [&](std::string_view state, int64_t rows, const BlobInfo& file, std::string_view code,
+                          std::string_view message) -> absl::StatusOr<jobs::Outcome> {
     jobs::Outcome outcome = jobs::Outcome::Done(result_json(state, rows));
     std::string blob;
     if (!file.id.empty()) {
@@ -62,7 +83,8 @@ absl::StatusOr<jobs::Outcome> Export(jobs::RunningJob& job, const Dependencies& 
       blob = uuid.ToString();
     }
     RETURN_IF_ERROR(pool.Transaction(job.context().deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
-      if (tx.exec_params(sql::kFinishExport, id.ToString(), job.fence(), std::string(state), rows, file.size, file.sha256, blob, std::string(code), std::string(message))
+      if (tx.exec_params(sql::kFinishExport, id.ToString(), job.fence(), std::string(state), rows, file.size,
+                         file.sha256, blob, std::string(code), std::string(message))
               .affected_rows() == 0)
         return absl::FailedPreconditionError("fenced: another run of this export goes on");
       return job.FinishIn(tx, outcome);
@@ -72,22 +94,28 @@ absl::StatusOr<jobs::Outcome> Export(jobs::RunningJob& job, const Dependencies& 
 
   const catalog::ModelPtr model = deps.model();
   const catalog::Resource* resource = model->FindResource(row.request.resource);
-  if (resource == nullptr) return finish("failed", 0, {}, "resource.unknown", StrCat("the catalog has no resource ", row.request.resource, " any more"));
-  if (!resource->problem.empty()) return MakeProblem("resource-unavailable", StrCat("the resource ", resource->name, " does not fit the database"));
+  if (resource == nullptr)
+    return finish("failed", 0, {}, "resource.unknown",
+                  StrCat("the catalog has no resource ", row.request.resource, " any more"));
+  if (!resource->problem.empty())
+    return MakeProblem("resource-unavailable", StrCat("the resource ", resource->name, " does not fit the database"));
   const auto query = http::ParseListQuery(row.request.query);
   if (!query.ok()) return finish("failed", 0, {}, "query.invalid", ToStd(query.status().message()));
   const auto plan = records::PlanExport(*resource, *model, context, *query);
   if (!plan.ok()) {
-    if (absl::IsInvalidArgument(plan.status()) || absl::IsPermissionDenied(plan.status()) || absl::IsNotFound(plan.status()))
-      return finish("failed", 0, {}, absl::IsPermissionDenied(plan.status()) ? "forbidden" : "query.invalid", ToStd(plan.status().message()));
+    if (absl::IsInvalidArgument(plan.status()) || absl::IsPermissionDenied(plan.status()) ||
+        absl::IsNotFound(plan.status()))
+      return finish("failed", 0, {}, absl::IsPermissionDenied(plan.status()) ? "forbidden" : "query.invalid",
+                    ToStd(plan.status().message()));
     return plan.status();
   }
 
   const absl::Time until = std::min(context.deadline, absl::Now() + deps.options.export_max_duration);
-  ASSIGN_OR_RETURN(std::unique_ptr<BlobWriter> writer,
-                   deps.blobs->Write(context, {.name = StrCat(resource->name, row.request.raw ? "" : ".mainstay-escaped=1", ".csv"),
-                                               .content_type = "text/csv; charset=utf-8; header=present",
-                                               .expires_at = row.expires_at}));
+  ASSIGN_OR_RETURN(
+      std::unique_ptr<BlobWriter> writer,
+      deps.blobs->Write(context, {.name = StrCat(resource->name, row.request.raw ? "" : ".mainstay-escaped=1", ".csv"),
+                                  .content_type = "text/csv; charset=utf-8; header=present",
+                                  .expires_at = row.expires_at}));
   int64_t rows = 0;
   std::string text;
   tabular::CsvWriter csv(text, {.escape_formulas = !row.request.raw});
@@ -126,7 +154,9 @@ absl::StatusOr<jobs::Outcome> Export(jobs::RunningJob& job, const Dependencies& 
       return absl::OkStatus();
     });
   });
-  if (timed_out) return finish("failed", rows, {}, "export.too_long", StrCat("the export took longer than ", absl::FormatDuration(deps.options.export_max_duration)));
+  if (timed_out)
+    return finish("failed", rows, {}, "export.too_long",
+                  StrCat("the export took longer than ", absl::FormatDuration(deps.options.export_max_duration)));
   RETURN_IF_ERROR(streamed);
   RETURN_IF_ERROR(writer->Write(text));
   ASSIGN_OR_RETURN(const BlobInfo file, writer->Finish());

@@ -32,12 +32,20 @@ using records::RowStatus;
 // Errors of a merge that is going to be rolled back, held until they can be stored.
 constexpr size_t kMaxHeldErrors = 10'000;
 
-absl::Status Fenced() { return absl::FailedPreconditionError("fenced: another run of this import goes on"); }
-bool IsFenced(const absl::Status& status) { return absl::IsFailedPrecondition(status) && status.message().substr(0, 6) == "fenced"; }
+absl::Status Fenced() {
+  return absl::FailedPreconditionError("fenced: another run of this import goes on");
+}
+bool IsFenced(const absl::Status& status) {
+  return absl::IsFailedPrecondition(status) && status.message().substr(0, 6) == "fenced";
+}
 // A transaction is rolled back on purpose; nothing went wrong.
-absl::Status RollBack() { return absl::CancelledError("rolled back on purpose"); }
+absl::Status RollBack() {
+  return absl::CancelledError("rolled back on purpose");
+}
 
-absl::Status Changed(const pqxx::result& result) { return result.affected_rows() > 0 ? absl::OkStatus() : Fenced(); }
+absl::Status Changed(const pqxx::result& result) {
+  return result.affected_rows() > 0 ? absl::OkStatus() : Fenced();
+}
 
 struct StagedRow {
   int64_t row = 0, line = 0;
@@ -46,7 +54,8 @@ struct StagedRow {
 
 class ImportRun {
  public:
-  ImportRun(jobs::RunningJob& job, const Dependencies& dependencies) : job_(job), deps_(dependencies), pool_(*dependencies.pool), deadline_(job.context().deadline) {}
+  ImportRun(jobs::RunningJob& job, const Dependencies& dependencies)
+      : job_(job), deps_(dependencies), pool_(*dependencies.pool), deadline_(job.context().deadline) {}
 
   absl::StatusOr<jobs::Outcome> Run(const Uuid& id);
 
@@ -60,17 +69,22 @@ class ImportRun {
   absl::Status Load(const Uuid& id);
   absl::Status OpenAndMap();
   absl::Status Stage();
-  absl::Status ParseRecord(const tabular::Record& record, int64_t row, bool* good, std::vector<std::optional<std::string>>* cells, std::vector<RowError>* errors);
+  absl::Status ParseRecord(const tabular::Record& record, int64_t row, bool* good,
+                           std::vector<std::optional<std::string>>* cells, std::vector<RowError>* errors);
   absl::Status RemoveDuplicates();
   absl::StatusOr<jobs::Outcome> MergeAll();
   absl::StatusOr<jobs::Outcome> MergeChunks();
   absl::StatusOr<std::vector<StagedRow>> ReadStaged(pqxx::transaction_base& tx, int64_t after);
   // Merges one batch; statuses are per row of the batch.
-  absl::Status MergeBatch(pqxx::transaction_base& tx, const std::vector<StagedRow>& batch, std::string* statuses, RowCounts* counts, std::vector<RowError>* errors);
-  absl::Status StoreStatuses(pqxx::transaction_base& tx, int64_t first, int64_t last, const std::vector<StagedRow>& batch, const std::string& statuses);
-  absl::Status SetFinished(pqxx::transaction_base& tx, std::string_view state, std::string_view code, std::string_view message, const Totals& totals, jobs::Outcome* outcome);
+  absl::Status MergeBatch(pqxx::transaction_base& tx, const std::vector<StagedRow>& batch, std::string* statuses,
+                          RowCounts* counts, std::vector<RowError>* errors);
+  absl::Status StoreStatuses(pqxx::transaction_base& tx, int64_t first, int64_t last,
+                             const std::vector<StagedRow>& batch, const std::string& statuses);
+  absl::Status SetFinished(pqxx::transaction_base& tx, std::string_view state, std::string_view code,
+                           std::string_view message, const Totals& totals, jobs::Outcome* outcome);
   // Ends the import without rows: nothing was written, or only chunks before.
-  absl::StatusOr<jobs::Outcome> FinishWithout(std::string_view state, std::string_view code, std::string_view message, Totals totals, const std::vector<RowError>& errors);
+  absl::StatusOr<jobs::Outcome> FinishWithout(std::string_view state, std::string_view code, std::string_view message,
+                                              Totals totals, const std::vector<RowError>& errors);
   bool TooManyErrors(int64_t rows_with_errors) const;
   std::string StagingTable() const;
   void DropStaging();
@@ -108,7 +122,8 @@ absl::Status ImportRun::Load(const Uuid& id) {
       return absl::OkStatus();  // has ended: nothing to do
     }
     if (import_.state == "queued") import_.state = "running";
-    // Under another catalog the columns may map otherwise: what was staged is not trusted. Rows that were committed stay committed.
+    // Under another catalog the columns may map otherwise: what was staged is not trusted. Rows that were committed
+    // stay committed.
     catalog_changed_ = import_.catalog_hash != model_->hash;
     if (catalog_changed_ && import_.merged_row == 0) {
       RETURN_IF_ERROR(Changed(tx.exec_params(sql::kResetImport, id.ToString(), job_.fence(), model_->hash)));
@@ -125,33 +140,43 @@ absl::Status ImportRun::Load(const Uuid& id) {
 absl::Status ImportRun::OpenAndMap() {
   const CallContext& context = job_.context();
   ASSIGN_OR_RETURN(std::unique_ptr<BlobReader> blob, deps_.blobs->Read(context, FormatId("blob", import_.blob)));
-  ASSIGN_OR_RETURN(file_, OpenFile(std::move(blob), import_.detection, [this](std::string_view name) { return NamesField(*resource_, declared_, name); }));
+  ASSIGN_OR_RETURN(file_, OpenFile(std::move(blob), import_.detection,
+                                   [this](std::string_view name) { return NamesField(*resource_, declared_, name); }));
   if (file_.detection.header == tabular::Detection::Header::kAbsent)
     return tabular::Refuse("header.missing_required", "the file has no header line; the first line names the columns");
   if (file_.detection.header == tabular::Detection::Header::kUnknown)
     return tabular::Refuse("header.ambiguous", "it cannot be told whether the first line names the columns");
-  ASSIGN_OR_RETURN(mapping_, MapColumns(*resource_, declared_, context.principal, mode_, import_.request.key, file_.detection.columns));
+  ASSIGN_OR_RETURN(mapping_, MapColumns(*resource_, declared_, context.principal, mode_, import_.request.key,
+                                        file_.detection.columns));
   parsers_.clear();
   std::vector<std::string> warnings = mapping_.warnings;
   for (const MappedColumn& column : mapping_.columns) {
     const catalog::Field& field = resource_->fields[static_cast<size_t>(column.field)];
-    ValueParser parser(field, declared_ != nullptr ? declared_->locale : "en", declared_ != nullptr ? declared_->zone : "");
+    ValueParser parser(field, declared_ != nullptr ? declared_->locale : "en",
+                       declared_ != nullptr ? declared_->zone : "");
     for (const tabular::Record& record : file_.sample)
-      if (column.column < static_cast<int>(record.cells.size())) parser.Learn(record.cells[static_cast<size_t>(column.column)].text);
-    if (const std::string warning = parser.warning(); !warning.empty()) warnings.push_back(StrCat(warning, ": ", field.name));
+      if (column.column < static_cast<int>(record.cells.size()))
+        parser.Learn(record.cells[static_cast<size_t>(column.column)].text);
+    if (const std::string warning = parser.warning(); !warning.empty())
+      warnings.push_back(StrCat(warning, ": ", field.name));
     parsers_.push_back(std::move(parser));
   }
   if (!import_.detection.empty()) return absl::OkStatus();
   const std::string json = DetectionJson(file_.detection, warnings);
-  return pool_.Autocommit(deadline_, [&](pqxx::transaction_base& tx) { return Changed(tx.exec_params(sql::kSetDetection, import_.id.ToString(), job_.fence(), json)); });
+  return pool_.Autocommit(deadline_, [&](pqxx::transaction_base& tx) {
+    return Changed(tx.exec_params(sql::kSetDetection, import_.id.ToString(), job_.fence(), json));
+  });
 }
 
-absl::Status ImportRun::ParseRecord(const tabular::Record& record, int64_t row, bool* good, std::vector<std::optional<std::string>>* cells, std::vector<RowError>* errors) {
+absl::Status ImportRun::ParseRecord(const tabular::Record& record, int64_t row, bool* good,
+                                    std::vector<std::optional<std::string>>* cells, std::vector<RowError>* errors) {
   const size_t before = errors->size();
   for (const tabular::Issue& issue : record.issues) {
     RowError error = {.row = row, .line = record.line, .code = issue.code, .message = issue.message};
-    if (issue.column >= 0 && issue.column < static_cast<int>(file_.detection.columns.size())) error.column = file_.detection.columns[static_cast<size_t>(issue.column)];
-    if (issue.column >= 0 && issue.column < static_cast<int>(record.cells.size())) error.value = record.cells[static_cast<size_t>(issue.column)].text;
+    if (issue.column >= 0 && issue.column < static_cast<int>(file_.detection.columns.size()))
+      error.column = file_.detection.columns[static_cast<size_t>(issue.column)];
+    if (issue.column >= 0 && issue.column < static_cast<int>(record.cells.size()))
+      error.value = record.cells[static_cast<size_t>(issue.column)].text;
     errors->push_back(std::move(error));
   }
   cells->clear();
@@ -171,17 +196,19 @@ absl::Status ImportRun::ParseRecord(const tabular::Record& record, int64_t row, 
       const bool creates = mode_ == MergeMode::kCreate || mode_ == MergeMode::kUpsert || mode_ == MergeMode::kIgnore;
       const bool is_key = std::count(mapping_.key.begin(), mapping_.key.end(), field.name) > 0;
       const bool required = field.required || (!field.nullable && !field.has_default);
-      if ((is_key && mode_ != MergeMode::kCreate) || (creates && required)) wrong.push_back({"cell.required", StrCat(field.name, " must not be empty"), ""});
+      if ((is_key && mode_ != MergeMode::kCreate) || (creates && required))
+        wrong.push_back({"cell.required", StrCat(field.name, " must not be empty"), ""});
     }
     for (CellError& error : wrong) {
-      errors->push_back({.row = row,
-                         .line = record.line,
-                         .column = file_.detection.columns[static_cast<size_t>(column.column)],
-                         .field = field.name,
-                         .code = std::move(error.code),
-                         .value = Readable(*resource_, job_.context().principal, field) ? std::string(text) : "[redacted]",
-                         .message = std::move(error.message),
-                         .suggestion = std::move(error.suggestion)});
+      errors->push_back(
+          {.row = row,
+           .line = record.line,
+           .column = file_.detection.columns[static_cast<size_t>(column.column)],
+           .field = field.name,
+           .code = std::move(error.code),
+           .value = Readable(*resource_, job_.context().principal, field) ? std::string(text) : "[redacted]",
+           .message = std::move(error.message),
+           .suggestion = std::move(error.suggestion)});
     }
     cells->push_back(std::move(value));
   }
@@ -218,7 +245,8 @@ absl::Status ImportRun::Stage() {
       }
       counts_.rows = tx.exec_params(sql::kCountErrorRows, id)[0][0].as<int64_t>();
       tx.exec_params(sql::kDeleteStatusesBehind, id, import_.merged_row);
-      RETURN_IF_ERROR(Changed(tx.exec_params(sql::kSetStaged, id, job_.fence(), 0, 0, false, counts_.rows, counts_.ByCodeJson(), counts_.kept)));
+      RETURN_IF_ERROR(Changed(tx.exec_params(sql::kSetStaged, id, job_.fence(), 0, 0, false, counts_.rows,
+                                             counts_.ByCodeJson(), counts_.kept)));
       tx.exec_params(sql::kCreateStaging, id, static_cast<int>(mapping_.columns.size()));
       return absl::OkStatus();
     }));
@@ -245,7 +273,9 @@ absl::Status ImportRun::Stage() {
       }
       ++read;
       const int64_t row = staged_rows_ + read;
-      if (row > deps_.options.max_rows) return tabular::Refuse("file.too_many_rows", StrCat("the file has more than ", deps_.options.max_rows, " rows"));
+      if (row > deps_.options.max_rows)
+        return tabular::Refuse("file.too_many_rows",
+                               StrCat("the file has more than ", deps_.options.max_rows, " rows"));
       if (row <= import_.merged_row) continue;
       for (const tabular::Cell& cell : record.cells) bytes += static_cast<int64_t>(cell.text.size());
       // A report of ours that was sent back: only what failed is taken.
@@ -261,7 +291,8 @@ absl::Status ImportRun::Stage() {
     RETURN_IF_ERROR(pool_.Transaction(deadline_, [&](pqxx::transaction_base& tx) -> absl::Status {
       counts = counts_;
       RETURN_IF_ERROR(StoreErrors(tx, import_.id, import_.tenant, errors, deps_.options.max_errors_kept, &counts));
-      RETURN_IF_ERROR(Changed(tx.exec_params(sql::kSetStaged, id, job_.fence(), staged_rows_ + read, staged_good_ + static_cast<int64_t>(rows.size()), false, counts.rows,
+      RETURN_IF_ERROR(Changed(tx.exec_params(sql::kSetStaged, id, job_.fence(), staged_rows_ + read,
+                                             staged_good_ + static_cast<int64_t>(rows.size()), false, counts.rows,
                                              counts.ByCodeJson(), counts.kept)));
       if (rows.empty()) return absl::OkStatus();
       postgres::CopyIn copy(tx, StrCat("mainstay.", table), columns);
@@ -269,7 +300,8 @@ absl::Status ImportRun::Stage() {
       for (const StagedRow& row : rows) {
         const std::string number = StrCat(row.row), line = StrCat(row.line);
         cells.assign({std::string_view(number), std::string_view(line)});
-        for (const auto& cell : row.cells) cells.push_back(cell ? std::optional<std::string_view>(*cell) : std::nullopt);
+        for (const auto& cell : row.cells)
+          cells.push_back(cell ? std::optional<std::string_view>(*cell) : std::nullopt);
         RETURN_IF_ERROR(copy.Row(cells));
       }
       return copy.Finish();
@@ -290,7 +322,8 @@ absl::Status ImportRun::RemoveDuplicates() {
     std::vector<size_t> out;
     for (const int position : positions) {
       if (position == resource_->tenant) continue;
-      const auto found = std::find_if(mapping_.columns.begin(), mapping_.columns.end(), [&](const MappedColumn& column) { return column.field == position; });
+      const auto found = std::find_if(mapping_.columns.begin(), mapping_.columns.end(),
+                                      [&](const MappedColumn& column) { return column.field == position; });
       if (found == mapping_.columns.end()) return std::nullopt;
       out.push_back(static_cast<size_t>(found - mapping_.columns.begin()));
     }
@@ -319,11 +352,14 @@ absl::Status ImportRun::RemoveDuplicates() {
       for (const size_t c : key) {
         const catalog::Field& field = resource_->fields[static_cast<size_t>(mapping_.columns[c].field)];
         // As PostgreSQL compares them, except for text, whose collation does not matter for equality.
-        const std::string value = field.type.family == catalog::TypeFamily::kText ? StrCat("c", c) : StrCat("c", c, "::", field.type.name);
+        const std::string value =
+            field.type.family == catalog::TypeFamily::kText ? StrCat("c", c) : StrCat("c", c, "::", field.type.name);
         StrAppend(&partition, partition.empty() ? "" : ", ", value);
         StrAppend(&present, present.empty() ? "" : " AND ", "c", c, " IS NOT NULL");
       }
-      const std::string ranked = StrCat("SELECT row, line, c", key[0], " AS value, first_value(row) OVER (PARTITION BY ", partition, " ORDER BY row) AS first_row FROM ", table, " WHERE ", present);
+      const std::string ranked =
+          StrCat("SELECT row, line, c", key[0], " AS value, first_value(row) OVER (PARTITION BY ", partition,
+                 " ORDER BY row) AS first_row FROM ", table, " WHERE ", present);
       const catalog::Field& field = resource_->fields[static_cast<size_t>(mapping_.columns[key[0]].field)];
       const std::string& column = file_.detection.columns[static_cast<size_t>(mapping_.columns[key[0]].column)];
       std::vector<RowError> errors;
@@ -332,23 +368,28 @@ absl::Status ImportRun::RemoveDuplicates() {
         errors.clear();
         return absl::OkStatus();
       };
-      RETURN_IF_ERROR(postgres::StreamRows(tx, StrCat("SELECT row, line, value, first_row FROM (", ranked, ") r WHERE row <> first_row ORDER BY row"), {},
-                                           [&](const pqxx::result& rows) -> absl::Status {
-                                             for (const auto& row : rows) {
-                                               errors.push_back({.row = row[0].as<int64_t>(),
-                                                                 .line = row[1].as<int64_t>(),
-                                                                 .column = column,
-                                                                 .field = field.name,
-                                                                 .code = "row.duplicate_key",
-                                                                 .value = Readable(*resource_, job_.context().principal, field) ? row[2].c_str() : "[redacted]",
-                                                                 .message = StrCat("the row has the same ", field.name, " as row ", row[3].c_str(), " of this file")});
-                                             }
-                                             return store();
-                                           }));
-      good -= static_cast<int64_t>(
-          tx.exec(StrCat("DELETE FROM ", table, " WHERE row IN (SELECT row FROM (", ranked, ") r WHERE row <> first_row)")).affected_rows());
+      RETURN_IF_ERROR(postgres::StreamRows(
+          tx, StrCat("SELECT row, line, value, first_row FROM (", ranked, ") r WHERE row <> first_row ORDER BY row"),
+          {}, [&](const pqxx::result& rows) -> absl::Status {
+            for (const auto& row : rows) {
+              errors.push_back(
+                  {.row = row[0].as<int64_t>(),
+                   .line = row[1].as<int64_t>(),
+                   .column = column,
+                   .field = field.name,
+                   .code = "row.duplicate_key",
+                   .value = Readable(*resource_, job_.context().principal, field) ? row[2].c_str() : "[redacted]",
+                   .message =
+                       StrCat("the row has the same ", field.name, " as row ", row[3].c_str(), " of this file")});
+            }
+            return store();
+          }));
+      good -= static_cast<int64_t>(tx.exec(StrCat("DELETE FROM ", table, " WHERE row IN (SELECT row FROM (", ranked,
+                                                  ") r WHERE row <> first_row)"))
+                                       .affected_rows());
     }
-    return Changed(tx.exec_params(sql::kSetStaged, id, job_.fence(), staged_rows_, good, true, counts.rows, counts.ByCodeJson(), counts.kept));
+    return Changed(tx.exec_params(sql::kSetStaged, id, job_.fence(), staged_rows_, good, true, counts.rows,
+                                  counts.ByCodeJson(), counts.kept));
   }));
   counts_ = counts;
   staged_good_ = good;
@@ -358,15 +399,17 @@ absl::Status ImportRun::RemoveDuplicates() {
 absl::StatusOr<std::vector<StagedRow>> ImportRun::ReadStaged(pqxx::transaction_base& tx, int64_t after) {
   std::string columns = "row, line";
   for (size_t c = 0; c < mapping_.columns.size(); ++c) StrAppend(&columns, ", c", c);
-  const pqxx::result rows =
-      tx.exec_params(StrCat("SELECT ", columns, " FROM mainstay.", StagingTable(), " WHERE row > $1::bigint ORDER BY row LIMIT $2::bigint"), after, deps_.options.batch_rows);
+  const pqxx::result rows = tx.exec_params(StrCat("SELECT ", columns, " FROM mainstay.", StagingTable(),
+                                                  " WHERE row > $1::bigint ORDER BY row LIMIT $2::bigint"),
+                                           after, deps_.options.batch_rows);
   std::vector<StagedRow> out;
   out.reserve(rows.size());
   for (const auto& row : rows) {
     StagedRow staged = {.row = row[0].as<int64_t>(), .line = row[1].as<int64_t>()};
     for (size_t c = 0; c < mapping_.columns.size(); ++c) {
       const auto field = row[static_cast<pqxx::row::size_type>(c + 2)];
-      staged.cells.push_back(field.is_null() ? std::nullopt : std::optional<std::string>(std::in_place, field.c_str(), field.size()));
+      staged.cells.push_back(field.is_null() ? std::nullopt
+                                             : std::optional<std::string>(std::in_place, field.c_str(), field.size()));
     }
     out.push_back(std::move(staged));
   }
@@ -383,10 +426,12 @@ RowError ImportRun::MergeError(const StagedRow& row, const FieldError& error) co
     for (size_t c = 0; c < mapping_.columns.size(); ++c) {
       if (mapping_.columns[c].field != field->position) continue;
       out.column = file_.detection.columns[static_cast<size_t>(mapping_.columns[c].column)];
-      if (row.cells[c]) out.value = Readable(*resource_, job_.context().principal, *field) ? *row.cells[c] : "[redacted]";
+      if (row.cells[c])
+        out.value = Readable(*resource_, job_.context().principal, *field) ? *row.cells[c] : "[redacted]";
     }
   }
-  if (error.code == "unique" || error.code == "unique_violation" || error.code == "already_exists" || error.code == "exists" || error.code == "taken") {
+  if (error.code == "unique" || error.code == "unique_violation" || error.code == "already_exists" ||
+      error.code == "exists" || error.code == "taken") {
     out.code = "row.exists";
   } else if (error.code == "not_found" || error.code == "forbidden") {
     out.code = StrCat("row.", error.code);
@@ -399,7 +444,8 @@ RowError ImportRun::MergeError(const StagedRow& row, const FieldError& error) co
   return out;
 }
 
-absl::Status ImportRun::MergeBatch(pqxx::transaction_base& tx, const std::vector<StagedRow>& batch, std::string* statuses, RowCounts* counts, std::vector<RowError>* errors) {
+absl::Status ImportRun::MergeBatch(pqxx::transaction_base& tx, const std::vector<StagedRow>& batch,
+                                   std::string* statuses, RowCounts* counts, std::vector<RowError>* errors) {
   statuses->assign(batch.size(), '?');
   // An empty cell means "leave it" (or the column's default), not NULL: rows with the same cells filled go together.
   std::map<std::vector<bool>, std::vector<size_t>> shapes;
@@ -420,18 +466,36 @@ absl::Status ImportRun::MergeBatch(pqxx::transaction_base& tx, const std::vector
     }
     // Errors are gathered in either case; what they mean for the import is decided above.
     ASSIGN_OR_RETURN(const records::MergeResult result,
-                     records::Merge(tx, *resource_, *model_, job_.context(), rows, {.mode = mode_, .key = mapping_.key, .skip_errors = true}));
+                     records::Merge(tx, *resource_, *model_, job_.context(), rows,
+                                    {.mode = mode_, .key = mapping_.key, .skip_errors = true}));
     for (size_t m = 0; m < members.size(); ++m) {
       char& status = (*statuses)[members[m]];
       switch (result.status.at(m)) {
-        case RowStatus::kCreated: status = 'c'; ++counts->created; break;
-        case RowStatus::kUpdated: status = 'u'; ++counts->updated; break;
-        case RowStatus::kUnchanged: status = 'n'; ++counts->unchanged; break;
-        case RowStatus::kDeleted: status = 'd'; ++counts->deleted; break;
-        case RowStatus::kSkipped: case RowStatus::kStale: status = 's'; ++counts->skipped; break;
+        case RowStatus::kCreated:
+          status = 'c';
+          ++counts->created;
+          break;
+        case RowStatus::kUpdated:
+          status = 'u';
+          ++counts->updated;
+          break;
+        case RowStatus::kUnchanged:
+          status = 'n';
+          ++counts->unchanged;
+          break;
+        case RowStatus::kDeleted:
+          status = 'd';
+          ++counts->deleted;
+          break;
+        case RowStatus::kSkipped:
+        case RowStatus::kStale:
+          status = 's';
+          ++counts->skipped;
+          break;
         case RowStatus::kError:
           status = 'e';
-          if (result.errors.at(m).empty()) refused.emplace_back(members[m], FieldError{.code = "refused", .detail = "the row was refused"});
+          if (result.errors.at(m).empty())
+            refused.emplace_back(members[m], FieldError{.code = "refused", .detail = "the row was refused"});
           for (const FieldError& error : result.errors[m]) refused.emplace_back(members[m], error);
           break;
       }
@@ -442,7 +506,8 @@ absl::Status ImportRun::MergeBatch(pqxx::transaction_base& tx, const std::vector
   return absl::OkStatus();
 }
 
-absl::Status ImportRun::StoreStatuses(pqxx::transaction_base& tx, int64_t first, int64_t last, const std::vector<StagedRow>& batch, const std::string& statuses) {
+absl::Status ImportRun::StoreStatuses(pqxx::transaction_base& tx, int64_t first, int64_t last,
+                                      const std::vector<StagedRow>& batch, const std::string& statuses) {
   if (last < first) return absl::OkStatus();
   // Rows that were not staged (an error, or not asked for) are '?': their errors tell.
   std::string all(static_cast<size_t>(last - first + 1), '?');
@@ -453,26 +518,38 @@ absl::Status ImportRun::StoreStatuses(pqxx::transaction_base& tx, int64_t first,
 
 bool ImportRun::TooManyErrors(int64_t rows_with_errors) const {
   const double share = declared_ != nullptr ? declared_->max_error_share : deps_.options.max_error_share;
-  return !import_.request.dry_run && rows_with_errors > deps_.options.max_errors_floor && static_cast<double>(rows_with_errors) > share * static_cast<double>(staged_rows_);
+  return !import_.request.dry_run && rows_with_errors > deps_.options.max_errors_floor &&
+         static_cast<double>(rows_with_errors) > share * static_cast<double>(staged_rows_);
 }
 
-absl::Status ImportRun::SetFinished(pqxx::transaction_base& tx, std::string_view state, std::string_view code, std::string_view message, const Totals& totals,
-                                    jobs::Outcome* outcome) {
+absl::Status ImportRun::SetFinished(pqxx::transaction_base& tx, std::string_view state, std::string_view code,
+                                    std::string_view message, const Totals& totals, jobs::Outcome* outcome) {
   const RowCounts& n = totals.rows;
-  RETURN_IF_ERROR(Changed(tx.exec_params(sql::kFinishImport, import_.id.ToString(), job_.fence(), std::string(state), std::string(code), std::string(message), n.total, n.created,
-                                         n.updated, n.unchanged, n.deleted, n.skipped, n.error, totals.errors.ByCodeJson(), totals.errors.kept)));
+  RETURN_IF_ERROR(
+      Changed(tx.exec_params(sql::kFinishImport, import_.id.ToString(), job_.fence(), std::string(state),
+                             std::string(code), std::string(message), n.total, n.created, n.updated, n.unchanged,
+                             n.deleted, n.skipped, n.error, totals.errors.ByCodeJson(), totals.errors.kept)));
   std::string result;
   JsonWriter json(result);
   json.BeginObject().Key("import").String(FormatId("imp", import_.id)).Key("state").String(state);
   if (!code.empty()) json.Key("error_code").String(code);
   json.Key("rows").BeginObject();
-  json.Key("total").Int(n.total).Key("created").Int(n.created).Key("updated").Int(n.updated).Key("unchanged").Int(n.unchanged);
+  json.Key("total")
+      .Int(n.total)
+      .Key("created")
+      .Int(n.created)
+      .Key("updated")
+      .Int(n.updated)
+      .Key("unchanged")
+      .Int(n.unchanged);
   json.Key("deleted").Int(n.deleted).Key("skipped").Int(n.skipped).Key("error").Int(n.error).EndObject().EndObject();
   *outcome = jobs::Outcome::Done(result);
   return job_.FinishIn(tx, *outcome);
 }
 
-absl::StatusOr<jobs::Outcome> ImportRun::FinishWithout(std::string_view state, std::string_view code, std::string_view message, Totals totals, const std::vector<RowError>& errors) {
+absl::StatusOr<jobs::Outcome> ImportRun::FinishWithout(std::string_view state, std::string_view code,
+                                                       std::string_view message, Totals totals,
+                                                       const std::vector<RowError>& errors) {
   jobs::Outcome outcome;
   RETURN_IF_ERROR(pool_.Transaction(deadline_, [&](pqxx::transaction_base& tx) -> absl::Status {
     Totals now = totals;
@@ -510,7 +587,8 @@ absl::StatusOr<jobs::Outcome> ImportRun::MergeAll() {
         refused |= abort && !errors.empty();
         if (held.size() > kMaxHeldErrors) return RollBack();
       } else {
-        RETURN_IF_ERROR(StoreErrors(tx, import_.id, import_.tenant, errors, deps_.options.max_errors_kept, &totals.errors));
+        RETURN_IF_ERROR(
+            StoreErrors(tx, import_.id, import_.tenant, errors, deps_.options.max_errors_kept, &totals.errors));
         if (TooManyErrors(totals.errors.rows)) {
           refused = true;
           held = std::move(errors);
@@ -542,11 +620,13 @@ absl::StatusOr<jobs::Outcome> ImportRun::MergeAll() {
       if (error.row != last) --totals.rows.skipped;
       last = error.row;
     }
-    const std::string message = abort ? "rows have errors; nothing was written" : "too many rows have errors; nothing was written";
+    const std::string message =
+        abort ? "rows have errors; nothing was written" : "too many rows have errors; nothing was written";
     return FinishWithout("failed", abort ? "rows.errors" : "rows.too_many_errors", message, totals, held);
   }
   const bool errors = counts_.rows > 0 || !held.empty();
-  if (errors && abort) return FinishWithout("failed", "rows.errors", "rows have errors; this was a dry run", totals, held);
+  if (errors && abort)
+    return FinishWithout("failed", "rows.errors", "rows have errors; this was a dry run", totals, held);
   return FinishWithout(errors ? "succeeded_with_errors" : "succeeded", "", "", totals, held);
 }
 
@@ -584,11 +664,13 @@ absl::StatusOr<jobs::Outcome> ImportRun::MergeChunks() {
       next.rows.error = after.rows;
       RETURN_IF_ERROR(StoreStatuses(tx, done + 1, last, batch, statuses));
       const RowCounts& n = next.rows;
-      return Changed(tx.exec_params(sql::kSetMerged, import_.id.ToString(), job_.fence(), last, n.created, n.updated, n.unchanged, n.deleted, n.skipped, n.error,
-                                    next.errors.ByCodeJson(), next.errors.kept));
+      return Changed(tx.exec_params(sql::kSetMerged, import_.id.ToString(), job_.fence(), last, n.created, n.updated,
+                                    n.unchanged, n.deleted, n.skipped, n.error, next.errors.ByCodeJson(),
+                                    next.errors.kept));
     });
     if (refused) {
-      const std::string message = StrCat(abort ? "a row has an error" : "too many rows have errors", "; the rows up to ", done, " were written");
+      const std::string message = StrCat(abort ? "a row has an error" : "too many rows have errors",
+                                         "; the rows up to ", done, " were written");
       const RowCounts& n = totals.rows;
       const int64_t written = n.created + n.updated + n.unchanged + n.deleted + n.skipped;
       totals.rows.skipped += std::max<int64_t>(0, staged_good_ - written - static_cast<int64_t>(errors.size()));
@@ -609,32 +691,43 @@ void ImportRun::DropStaging() {
     return absl::OkStatus();
   });
   // Upkeep drops it later.
-  if (!dropped.ok()) log::Warn("staging table not dropped", {{"import", FormatId("imp", import_.id)}, {"error", ToStd(dropped.message())}});
+  if (!dropped.ok())
+    log::Warn("staging table not dropped",
+              {{"import", FormatId("imp", import_.id)}, {"error", ToStd(dropped.message())}});
 }
 
 absl::StatusOr<jobs::Outcome> ImportRun::Run(const Uuid& id) {
   model_ = deps_.model();
   RETURN_IF_ERROR(Load(id));
-  if (import_.state != "running") return jobs::Outcome::Done(StrCat("{\"import\":", JsonQuote(FormatId("imp", id)), ",\"state\":", JsonQuote(import_.state), "}"));
+  if (import_.state != "running")
+    return jobs::Outcome::Done(
+        StrCat("{\"import\":", JsonQuote(FormatId("imp", id)), ",\"state\":", JsonQuote(import_.state), "}"));
   counts_ = ErrorCounts::Parse(import_.errors_by_code, import_.rows.error, import_.errors_kept);
 
   const auto refuse = [&](const tabular::Refusal& refusal) -> absl::StatusOr<jobs::Outcome> {
     const bool file = refusal.code.rfind("file.", 0) == 0;
-    return FinishWithout(file ? "rejected" : "failed", refusal.code, refusal.message, {.rows = {.total = staged_rows_, .skipped = staged_good_}, .errors = counts_}, {});
+    return FinishWithout(file ? "rejected" : "failed", refusal.code, refusal.message,
+                         {.rows = {.total = staged_rows_, .skipped = staged_good_}, .errors = counts_}, {});
   };
-  // What is staged was mapped under the other catalog, and a part of it is committed: neither going on nor starting over is right.
+  // What is staged was mapped under the other catalog, and a part of it is committed: neither going on nor starting
+  // over is right.
   if (catalog_changed_ && import_.merged_row > 0)
-    return refuse({"catalog.changed", StrCat("the catalog changed after the rows up to ", import_.merged_row, " had been written; import the file again")});
+    return refuse({"catalog.changed", StrCat("the catalog changed after the rows up to ", import_.merged_row,
+                                             " had been written; import the file again")});
   resource_ = model_->FindResource(import_.request.resource);
-  if (resource_ == nullptr) return refuse({"resource.unknown", StrCat("the catalog has no resource ", import_.request.resource, " any more")});
-  if (!resource_->problem.empty()) return MakeProblem("resource-unavailable", StrCat("the resource ", resource_->name, " does not fit the database"));
+  if (resource_ == nullptr)
+    return refuse({"resource.unknown", StrCat("the catalog has no resource ", import_.request.resource, " any more")});
+  if (!resource_->problem.empty())
+    return MakeProblem("resource-unavailable", StrCat("the resource ", resource_->name, " does not fit the database"));
   if (!import_.request.mapping.empty()) {
     const auto found = model_->imports.find(import_.request.mapping);
-    if (found == model_->imports.end()) return refuse({"import.unknown", StrCat("the catalog has no import ", import_.request.mapping, " any more")});
+    if (found == model_->imports.end())
+      return refuse({"import.unknown", StrCat("the catalog has no import ", import_.request.mapping, " any more")});
     declared_ = &found->second;
   }
   ASSIGN_OR_RETURN(mode_, ParseMode(import_.request.mode));
-  if (const absl::Status allowed = CheckAllowed(*resource_, job_.context().principal, mode_); !allowed.ok()) return refuse({"forbidden", std::string(allowed.message())});
+  if (const absl::Status allowed = CheckAllowed(*resource_, job_.context().principal, mode_); !allowed.ok())
+    return refuse({"forbidden", std::string(allowed.message())});
 
   absl::Status staged = OpenAndMap();
   if (staged.ok()) staged = Stage();
@@ -646,8 +739,11 @@ absl::StatusOr<jobs::Outcome> ImportRun::Run(const Uuid& id) {
   // All errors that can be found without writing are known now.
   const Totals unwritten = {.rows = {.total = staged_rows_, .skipped = staged_good_}, .errors = counts_};
   if (import_.merged_row == 0 && !import_.request.dry_run) {
-    if (counts_.rows > 0 && import_.request.on_error == "abort") return FinishWithout("failed", "rows.errors", "rows have errors; nothing was written", unwritten, {});
-    if (TooManyErrors(counts_.rows)) return FinishWithout("failed", "rows.too_many_errors", "too many rows have errors; nothing was written", unwritten, {});
+    if (counts_.rows > 0 && import_.request.on_error == "abort")
+      return FinishWithout("failed", "rows.errors", "rows have errors; nothing was written", unwritten, {});
+    if (TooManyErrors(counts_.rows))
+      return FinishWithout("failed", "rows.too_many_errors", "too many rows have errors; nothing was written",
+                           unwritten, {});
   }
   if (import_.request.commit == "chunks" && !import_.request.dry_run) return MergeChunks();
   return MergeAll();

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // One import, from blob to report, as a job: decode → map → parse → stage → check → merge → outcome (README.md).
 //
-// The import's row is its memory: it holds the fence of the run that may go on, how far staging got (compared with the staging table, which PostgreSQL's own crash
-// empties) and, under `commit: chunks`, the last committed row. A run that finds another fence there stops without a trace.
+// The import's row is its memory: it holds the fence of the run that may go on, how far staging got (compared with the
+// staging table, which PostgreSQL's own crash empties) and, under `commit: chunks`, the last committed row. A run that
+// finds another fence there stops without a trace.
 #pragma once
 
 #include "libs/jobs/handler.h"

@@ -19,7 +19,9 @@ namespace {
 
 using catalog::TypeFamily;
 
-bool Digit(char c) { return c >= '0' && c <= '9'; }
+bool Digit(char c) {
+  return c >= '0' && c <= '9';
+}
 
 // Quoted for a message; long values are cut.
 std::string Shown(std::string_view text) {
@@ -29,8 +31,9 @@ std::string Shown(std::string_view text) {
 
 // Languages that write 1.234,56.
 bool WritesComma(std::string_view locale) {
-  static constexpr std::string_view kComma[] = {"de", "fr", "es", "it", "nl", "pt", "pl", "cs", "sk", "da", "sv", "nb", "nn", "no", "fi", "ru",
-                                                "uk", "tr", "el", "hu", "ro", "bg", "hr", "sl", "sr", "et", "lv", "lt", "is", "id", "vi", "ca"};
+  static constexpr std::string_view kComma[] = {"de", "fr", "es", "it", "nl", "pt", "pl", "cs", "sk", "da", "sv",
+                                                "nb", "nn", "no", "fi", "ru", "uk", "tr", "el", "hu", "ro", "bg",
+                                                "hr", "sl", "sr", "et", "lv", "lt", "is", "id", "vi", "ca"};
   if (locale == "de-CH" || locale == "it-CH" || locale == "es-MX") return false;
   const std::string_view language = locale.substr(0, locale.find_first_of("-_"));
   return std::find(std::begin(kComma), std::end(kComma), language) != std::end(kComma);
@@ -51,8 +54,10 @@ size_t GroupMark(std::string_view text, char decimal) {
 bool GroupsFit(const std::vector<int>& groups) {
   if (groups.size() == 1) return true;
   if (groups.back() != 3) return false;
-  const bool threes = groups[0] >= 1 && groups[0] <= 3 && std::all_of(groups.begin() + 1, groups.end(), [](int n) { return n == 3; });
-  const bool indian = groups[0] >= 1 && groups[0] <= 2 && std::all_of(groups.begin() + 1, groups.end() - 1, [](int n) { return n == 2; });
+  const bool threes =
+      groups[0] >= 1 && groups[0] <= 3 && std::all_of(groups.begin() + 1, groups.end(), [](int n) { return n == 3; });
+  const bool indian = groups[0] >= 1 && groups[0] <= 2 &&
+                      std::all_of(groups.begin() + 1, groups.end() - 1, [](int n) { return n == 2; });
   return threes || indian;
 }
 
@@ -96,7 +101,8 @@ std::optional<Decimal> ReadDecimal(std::string_view text, char mark) {
     text.remove_prefix(mark_length);
     groups.push_back(0);
   }
-  if (!GroupsFit(groups) || std::any_of(groups.begin() + 1, groups.end(), [](int n) { return n == 0; })) return std::nullopt;
+  if (!GroupsFit(groups) || std::any_of(groups.begin() + 1, groups.end(), [](int n) { return n == 0; }))
+    return std::nullopt;
   if (!text.empty() && text[0] == mark) {
     text.remove_prefix(1);
     while (!text.empty() && Digit(text[0])) {
@@ -126,7 +132,9 @@ std::optional<Decimal> ReadDecimal(std::string_view text, char mark) {
   return out;
 }
 
-bool AllZeros(std::string_view digits) { return digits.find_first_not_of('0') == std::string_view::npos; }
+bool AllZeros(std::string_view digits) {
+  return digits.find_first_not_of('0') == std::string_view::npos;
+}
 
 bool TakeNumber(std::string_view* text, size_t digits, int* out) {
   if (text->size() < digits) return false;
@@ -147,13 +155,17 @@ bool TakeChar(std::string_view* text, std::string_view any) {
 // 2026-02-28 off the front; the calendar is checked.
 std::optional<absl::CivilDay> TakeDate(std::string_view* text) {
   int year = 0, month = 0, day = 0;
-  if (!TakeNumber(text, 4, &year) || !TakeChar(text, "-") || !TakeNumber(text, 2, &month) || !TakeChar(text, "-") || !TakeNumber(text, 2, &day)) return std::nullopt;
+  if (!TakeNumber(text, 4, &year) || !TakeChar(text, "-") || !TakeNumber(text, 2, &month) || !TakeChar(text, "-") ||
+      !TakeNumber(text, 2, &day))
+    return std::nullopt;
   const absl::CivilDay civil(year, month, day);
   if (civil.year() != year || civil.month() != month || civil.day() != day || year == 0) return std::nullopt;
   return civil;
 }
 
-std::string TwoDigits(int n) { return n < 10 ? StrCat("0", n) : StrCat(n); }
+std::string TwoDigits(int n) {
+  return n < 10 ? StrCat("0", n) : StrCat(n);
+}
 std::string DateText(absl::CivilDay day) {
   std::string year = StrCat(day.year());
   while (year.size() < 4) year.insert(0, 1, '0');
@@ -165,7 +177,8 @@ std::string DateText(absl::CivilDay day) {
 std::string CellCode(std::string_view code, const catalog::Field& field) {
   if (code == "invalid_characters") return "cell.invalid_character";
   if (code == "one_of") return "cell.not_in_list";
-  if (code == "pattern" || code == "invalid_format") return field.name.find("email") != std::string::npos ? "cell.invalid_email" : "cell.invalid_format";
+  if (code == "pattern" || code == "invalid_format")
+    return field.name.find("email") != std::string::npos ? "cell.invalid_email" : "cell.invalid_format";
   if (code == "invalid_type") return "cell.invalid_value";
   return StrCat("cell.", code);
 }
@@ -175,7 +188,9 @@ std::string_view TrimCell(std::string_view text) {
     if (text.empty()) return 0;
     if (absl::ascii_isspace(static_cast<unsigned char>(text[0]))) return 1;
     if (text.substr(0, 2) == "\xC2\xA0") return 2;
-    if (text.substr(0, 3) == "\xE2\x80\x8B" || text.substr(0, 3) == "\xEF\xBB\xBF" || text.substr(0, 3) == "\xE3\x80\x80") return 3;
+    if (text.substr(0, 3) == "\xE2\x80\x8B" || text.substr(0, 3) == "\xEF\xBB\xBF" ||
+        text.substr(0, 3) == "\xE3\x80\x80")
+      return 3;
     return 0;
   };
   const auto blank_at_back = [&]() -> size_t {
@@ -209,15 +224,23 @@ char ProvenDecimalMark(std::string_view text) {
   return could_be_group ? 0 : mark;
 }
 
-ValueParser::ValueParser(const catalog::Field& field, std::string_view locale, std::string_view zone) : field_(field), locale_mark_(WritesComma(locale) ? ',' : '.') {
+ValueParser::ValueParser(const catalog::Field& field, std::string_view locale, std::string_view zone)
+    : field_(field), locale_mark_(WritesComma(locale) ? ',' : '.') {
   absl::TimeZone loaded;
   if (!zone.empty() && absl::LoadTimeZone(ToAbsl(zone), &loaded)) zone_ = loaded;
 }
 
 void ValueParser::Learn(std::string_view cell) {
   switch (field_.type.family) {
-    case TypeFamily::kInt16: case TypeFamily::kInt32: case TypeFamily::kInt64: case TypeFamily::kDecimal: case TypeFamily::kFloat32: case TypeFamily::kFloat64: break;
-    default: return;
+    case TypeFamily::kInt16:
+    case TypeFamily::kInt32:
+    case TypeFamily::kInt64:
+    case TypeFamily::kDecimal:
+    case TypeFamily::kFloat32:
+    case TypeFamily::kFloat64:
+      break;
+    default:
+      return;
   }
   const std::string_view text = TrimCell(cell);
   if (text.empty() || !std::any_of(text.begin(), text.end(), Digit)) return;
@@ -243,24 +266,29 @@ std::string ValueParser::warning() const {
 }
 
 std::optional<std::string> ValueParser::ParseBool(std::string_view text, std::vector<CellError>& errors) const {
-  static constexpr std::string_view kTrue[] = {"true", "yes", "y", "1", "on", "x", "t", "ja", "j", "oui", "si", "s\xC3\xAD", "sim", "\xE3\x81\xAF\xE3\x81\x84"};
-  static constexpr std::string_view kFalse[] = {"false", "no", "n", "0", "off", "f", "nein", "non", "nee", "n\xC3\xA3o", "\xE3\x81\x84\xE3\x81\x84\xE3\x81\x88"};
+  static constexpr std::string_view kTrue[] = {
+      "true", "yes", "y", "1", "on", "x", "t", "ja", "j", "oui", "si", "s\xC3\xAD", "sim", "\xE3\x81\xAF\xE3\x81\x84"};
+  static constexpr std::string_view kFalse[] = {
+      "false", "no", "n", "0", "off", "f", "nein", "non", "nee", "n\xC3\xA3o", "\xE3\x81\x84\xE3\x81\x84\xE3\x81\x88"};
   for (std::string_view word : kTrue)
     if (absl::EqualsIgnoreCase(ToAbsl(word), ToAbsl(text))) return "true";
   for (std::string_view word : kFalse)
     if (absl::EqualsIgnoreCase(ToAbsl(word), ToAbsl(text))) return "false";
-  errors.push_back({"cell.invalid_boolean", StrCat(Shown(text), " is neither yes nor no; expected e.g. true or false"), ""});
+  errors.push_back(
+      {"cell.invalid_boolean", StrCat(Shown(text), " is neither yes nor no; expected e.g. true or false"), ""});
   return std::nullopt;
 }
 
-std::optional<std::string> ValueParser::ParseNumber(std::string_view text, bool integer, std::vector<CellError>& errors) const {
+std::optional<std::string> ValueParser::ParseNumber(std::string_view text, bool integer,
+                                                    std::vector<CellError>& errors) const {
   const char mark = decimal_mark();
   const std::optional<Decimal> number = ReadDecimal(text, mark);
   if (!number || (integer && text.find_first_of("eE") != std::string_view::npos)) {
     if (integer) {
       errors.push_back({"cell.invalid_number", StrCat(Shown(text), " is not a whole number; expected e.g. 12"), ""});
     } else {
-      errors.push_back({"cell.invalid_number", StrCat(Shown(text), " is not a decimal; expected e.g. 12", mark == ',' ? "," : ".", "50"), ""});
+      errors.push_back({"cell.invalid_number",
+                        StrCat(Shown(text), " is not a decimal; expected e.g. 12", mark == ',' ? "," : ".", "50"), ""});
     }
     return std::nullopt;
   }
@@ -272,7 +300,8 @@ std::optional<std::string> ValueParser::ParseNumber(std::string_view text, bool 
     }
     const std::string digits = StrCat(number->negative && whole != "0" ? "-" : "", whole);
     int64_t value = 0;
-    const bool fits = absl::SimpleAtoi(digits, &value) && (field_.type.family != TypeFamily::kInt32 || (value >= INT32_MIN && value <= INT32_MAX)) &&
+    const bool fits = absl::SimpleAtoi(digits, &value) &&
+                      (field_.type.family != TypeFamily::kInt32 || (value >= INT32_MIN && value <= INT32_MAX)) &&
                       (field_.type.family != TypeFamily::kInt16 || (value >= INT16_MIN && value <= INT16_MAX));
     if (!fits) {
       errors.push_back({"cell.out_of_range", StrCat(Shown(text), " is too large for the field"), ""});
@@ -284,14 +313,18 @@ std::optional<std::string> ValueParser::ParseNumber(std::string_view text, bool 
     const auto scale = static_cast<size_t>(std::max(0, field_.type.scale));
     if (fraction.size() > scale) {
       if (!AllZeros(std::string_view(fraction).substr(scale))) {
-        errors.push_back({"cell.too_precise", StrCat(Shown(text), " has more than ", scale, " decimals; nothing is rounded"), ""});
+        errors.push_back(
+            {"cell.too_precise", StrCat(Shown(text), " has more than ", scale, " decimals; nothing is rounded"), ""});
         return std::nullopt;
       }
       fraction.resize(scale);
     }
     const int digits = whole == "0" ? 0 : static_cast<int>(whole.size());
     if (digits > field_.type.precision - field_.type.scale) {
-      errors.push_back({"cell.out_of_range", StrCat(Shown(text), " has more than ", field_.type.precision - field_.type.scale, " digits before the decimal mark"), ""});
+      errors.push_back({"cell.out_of_range",
+                        StrCat(Shown(text), " has more than ", field_.type.precision - field_.type.scale,
+                               " digits before the decimal mark"),
+                        ""});
       return std::nullopt;
     }
   }
@@ -308,9 +341,12 @@ std::optional<std::string> ValueParser::ParseDate(std::string_view text, std::ve
   return std::nullopt;
 }
 
-std::optional<std::string> ValueParser::ParseTimestamp(std::string_view text, bool with_zone, std::vector<CellError>& errors) const {
+std::optional<std::string> ValueParser::ParseTimestamp(std::string_view text, bool with_zone,
+                                                       std::vector<CellError>& errors) const {
   const auto wrong = [&]() -> std::optional<std::string> {
-    errors.push_back({"cell.invalid_timestamp", StrCat(Shown(text), " is not a time; expected e.g. 2026-11-24T08:15:30", with_zone ? "Z" : ""), ""});
+    errors.push_back({"cell.invalid_timestamp",
+                      StrCat(Shown(text), " is not a time; expected e.g. 2026-11-24T08:15:30", with_zone ? "Z" : ""),
+                      ""});
     return std::nullopt;
   };
   std::string_view rest = text;
@@ -319,7 +355,9 @@ std::optional<std::string> ValueParser::ParseTimestamp(std::string_view text, bo
   int hour = 0, minute = 0, second = 0;
   std::string fraction;
   if (!rest.empty()) {
-    if (!TakeChar(&rest, "T t") || !TakeNumber(&rest, 2, &hour) || !TakeChar(&rest, ":") || !TakeNumber(&rest, 2, &minute)) return wrong();
+    if (!TakeChar(&rest, "T t") || !TakeNumber(&rest, 2, &hour) || !TakeChar(&rest, ":") ||
+        !TakeNumber(&rest, 2, &minute))
+      return wrong();
     if (TakeChar(&rest, ":")) {
       if (!TakeNumber(&rest, 2, &second)) return wrong();
       if (TakeChar(&rest, ".")) {
@@ -332,7 +370,8 @@ std::optional<std::string> ValueParser::ParseTimestamp(std::string_view text, bo
     }
     if (hour > 23 || minute > 59 || second > 59) return wrong();
   }
-  const std::string local = StrCat(DateText(*day), "T", TwoDigits(hour), ":", TwoDigits(minute), ":", TwoDigits(second), fraction.empty() ? "" : ".", fraction);
+  const std::string local = StrCat(DateText(*day), "T", TwoDigits(hour), ":", TwoDigits(minute), ":", TwoDigits(second),
+                                   fraction.empty() ? "" : ".", fraction);
   if (!with_zone) {
     // A column without zone holds UTC, as everywhere in the suite.
     if (rest.empty() || rest == "Z") return StrCat(local, "Z");
@@ -352,12 +391,18 @@ std::optional<std::string> ValueParser::ParseTimestamp(std::string_view text, bo
     return StrCat(local, std::string(1, sign), TwoDigits(hours), ":", TwoDigits(minutes));
   }
   if (!zone_) {
-    errors.push_back({"cell.ambiguous_time", StrCat(Shown(text), " has no offset, and the import declares no zone; write e.g. ", text, "Z"), StrCat(text, "Z")});
+    errors.push_back({"cell.ambiguous_time",
+                      StrCat(Shown(text), " has no offset, and the import declares no zone; write e.g. ", text, "Z"),
+                      StrCat(text, "Z")});
     return std::nullopt;
   }
-  const absl::TimeZone::TimeInfo info = zone_->At(absl::CivilSecond(day->year(), day->month(), day->day(), hour, minute, second));
+  const absl::TimeZone::TimeInfo info =
+      zone_->At(absl::CivilSecond(day->year(), day->month(), day->day(), hour, minute, second));
   if (info.kind != absl::TimeZone::TimeInfo::UNIQUE) {
-    errors.push_back({"cell.ambiguous_time", StrCat(Shown(text), " does not exist, or exists twice, in the zone ", zone_->name(), "; write the offset"), ""});
+    errors.push_back(
+        {"cell.ambiguous_time",
+         StrCat(Shown(text), " does not exist, or exists twice, in the zone ", zone_->name(), "; write the offset"),
+         ""});
     return std::nullopt;
   }
   const std::string seconds = absl::FormatTime("%Y-%m-%dT%H:%M:%S", info.pre, absl::UTCTimeZone());
@@ -365,7 +410,8 @@ std::optional<std::string> ValueParser::ParseTimestamp(std::string_view text, bo
 }
 
 std::optional<std::string> ValueParser::ParseEnum(std::string_view text, std::vector<CellError>& errors) const {
-  const std::vector<std::string>& words = field_.type.family == TypeFamily::kEnum ? field_.type.enum_values : field_.one_of;
+  const std::vector<std::string>& words =
+      field_.type.family == TypeFamily::kEnum ? field_.type.enum_values : field_.one_of;
   for (const std::string& word : words)
     if (word == text) return word;
   for (const std::string& word : words)
@@ -380,7 +426,8 @@ std::optional<std::string> ValueParser::ParseEnum(std::string_view text, std::ve
   std::string suggestion, allowed;
   for (const std::string& word : near) StrAppend(&suggestion, suggestion.empty() ? "" : ", ", word);
   for (size_t i = 0; i < words.size() && i < 10; ++i) StrAppend(&allowed, i == 0 ? "" : ", ", words[i]);
-  errors.push_back({"cell.not_in_list", StrCat(Shown(text), " is not one of ", allowed, words.size() > 10 ? ", …" : ""), suggestion});
+  errors.push_back({"cell.not_in_list", StrCat(Shown(text), " is not one of ", allowed, words.size() > 10 ? ", …" : ""),
+                    suggestion});
   return std::nullopt;
 }
 
@@ -396,31 +443,57 @@ std::optional<std::string> ValueParser::Parse(std::string_view cell, std::vector
     value = std::string(text);  // as JSON or PostgreSQL writes arrays: ValidateValue decides
   } else {
     switch (field_.type.family) {
-      case TypeFamily::kBool: value = ParseBool(text, errors); break;
-      case TypeFamily::kInt16: case TypeFamily::kInt32: case TypeFamily::kInt64: value = ParseNumber(text, true, errors); break;
-      case TypeFamily::kDecimal: case TypeFamily::kFloat32: case TypeFamily::kFloat64: value = ParseNumber(text, false, errors); break;
-      case TypeFamily::kDate: value = ParseDate(text, errors); break;
-      case TypeFamily::kTimestamp: value = ParseTimestamp(text, false, errors); break;
-      case TypeFamily::kTimestampTz: value = ParseTimestamp(text, true, errors); break;
-      case TypeFamily::kEnum: value = ParseEnum(text, errors); break;
-      case TypeFamily::kUuid: value = absl::AsciiStrToLower(ToAbsl(text)); break;
-      case TypeFamily::kText: value = field_.one_of.empty() ? tabular::NormalizeNfc(text) : ParseEnum(text, errors); break;
-      default: value = std::string(text); break;
+      case TypeFamily::kBool:
+        value = ParseBool(text, errors);
+        break;
+      case TypeFamily::kInt16:
+      case TypeFamily::kInt32:
+      case TypeFamily::kInt64:
+        value = ParseNumber(text, true, errors);
+        break;
+      case TypeFamily::kDecimal:
+      case TypeFamily::kFloat32:
+      case TypeFamily::kFloat64:
+        value = ParseNumber(text, false, errors);
+        break;
+      case TypeFamily::kDate:
+        value = ParseDate(text, errors);
+        break;
+      case TypeFamily::kTimestamp:
+        value = ParseTimestamp(text, false, errors);
+        break;
+      case TypeFamily::kTimestampTz:
+        value = ParseTimestamp(text, true, errors);
+        break;
+      case TypeFamily::kEnum:
+        value = ParseEnum(text, errors);
+        break;
+      case TypeFamily::kUuid:
+        value = absl::AsciiStrToLower(ToAbsl(text));
+        break;
+      case TypeFamily::kText:
+        value = field_.one_of.empty() ? tabular::NormalizeNfc(text) : ParseEnum(text, errors);
+        break;
+      default:
+        value = std::string(text);
+        break;
     }
   }
   if (!value) return std::nullopt;
   // An identifier that a spreadsheet turned into 1.23E+15 has lost its digits.
   if (field_.identifier && field_.type.family == TypeFamily::kText) {
     const size_t e = text.find_first_of("eE");
-    if (e != std::string_view::npos && e > 0 && e + 2 < text.size() && (text[e + 1] == '+' || text[e + 1] == '-') && Digit(text[0]) && Digit(text.back()) &&
-        text.find_first_not_of("0123456789.,eE+-") == std::string_view::npos) {
-      errors.push_back({"cell.scientific_id", StrCat(Shown(text), " was shortened by a spreadsheet program; its digits are lost"), ""});
+    if (e != std::string_view::npos && e > 0 && e + 2 < text.size() && (text[e + 1] == '+' || text[e + 1] == '-') &&
+        Digit(text[0]) && Digit(text.back()) && text.find_first_not_of("0123456789.,eE+-") == std::string_view::npos) {
+      errors.push_back({"cell.scientific_id",
+                        StrCat(Shown(text), " was shortened by a spreadsheet program; its digits are lost"), ""});
       return std::nullopt;
     }
   }
   std::vector<FieldError> violations;
   std::optional<std::string> valid = records::ValidateValue(field_, *value, violations);
-  for (const FieldError& violation : violations) errors.push_back({CellCode(violation.code, field_), StrCat(Shown(text), ": ", violation.detail), ""});
+  for (const FieldError& violation : violations)
+    errors.push_back({CellCode(violation.code, field_), StrCat(Shown(text), ": ", violation.detail), ""});
   if (!violations.empty()) return std::nullopt;
   return valid;
 }

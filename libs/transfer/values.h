@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// A cell's text as a value of its field. The field's type decides; nothing is guessed per cell, and nothing is rounded, moved through a zone or cut in silence.
+// A cell's text as a value of its field. The field's type decides; nothing is guessed per cell, and nothing is rounded,
+// moved through a zone or cut in silence.
 //
-// What comes out is PostgreSQL's own text form, checked by records::ValidateValue as every other write is. Pure; one parser per column, used by one thread.
+// What comes out is PostgreSQL's own text form, checked by records::ValidateValue as every other write is. Pure; one
+// parser per column, used by one thread.
 #pragma once
 
 #include <optional>
@@ -31,9 +33,11 @@ char ProvenDecimalMark(std::string_view text);
 
 class ValueParser {
  public:
-  // `locale`: "en", "de", "de-CH": decides the decimal mark where the column does not. `zone`: for times without an offset; empty: they are errors.
+  // `locale`: "en", "de", "de-CH": decides the decimal mark where the column does not. `zone`: for times without an
+  // offset; empty: they are errors.
   ValueParser(const catalog::Field& field, std::string_view locale, std::string_view zone);
-  // The sample's cells of the column, before the first Parse: what they prove outweighs the locale unless they contradict one another.
+  // The sample's cells of the column, before the first Parse: what they prove outweighs the locale unless they
+  // contradict one another.
   void Learn(std::string_view cell);
   // "column.mixed_locale" or "column.ambiguous_number" after learning; empty: fine.
   std::string warning() const;
@@ -45,7 +49,8 @@ class ValueParser {
   std::optional<std::string> ParseBool(std::string_view text, std::vector<CellError>& errors) const;
   std::optional<std::string> ParseNumber(std::string_view text, bool integer, std::vector<CellError>& errors) const;
   std::optional<std::string> ParseDate(std::string_view text, std::vector<CellError>& errors) const;
-  std::optional<std::string> ParseTimestamp(std::string_view text, bool with_zone, std::vector<CellError>& errors) const;
+  std::optional<std::string> ParseTimestamp(std::string_view text, bool with_zone,
+                                            std::vector<CellError>& errors) const;
   std::optional<std::string> ParseEnum(std::string_view text, std::vector<CellError>& errors) const;
   char decimal_mark() const;
 

@@ -55,7 +55,8 @@ absl::Status Publish(const Arguments& arguments) {
   const char* user = std::getenv("USER");
   ASSIGN_OR_RETURN(
       const catalog::Published published,
-      catalog::Publish(url, files, variables, arguments.Get("author", user == nullptr ? "mainstay publish" : user), OtherWords()));
+      catalog::Publish(url, files, variables, arguments.Get("author", user == nullptr ? "mainstay publish" : user),
+                       OtherWords()));
   PrintWarnings(published.warnings);
   std::printf("%s %s\n", published.changed ? "published" : "already active:", published.hash.c_str());
   return absl::OkStatus();

@@ -231,7 +231,8 @@ asio::awaitable<absl::StatusOr<http::Response>> SuiteApi::Unary(http::Request& r
   CO_ASSIGN_OR_RETURN(const std::unique_ptr<Message> message,
                       transcoder_.Request(match, request.query, document ? &document->root() : nullptr));
   std::string bytes = message->SerializeAsString();
-  CO_ASSIGN_OR_RETURN(const std::string answer, co_await upstream.Call(route.rpc_path, std::move(bytes), call, request.on_disconnect));
+  CO_ASSIGN_OR_RETURN(const std::string answer,
+                      co_await upstream.Call(route.rpc_path, std::move(bytes), call, request.on_disconnect));
   CO_ASSIGN_OR_RETURN(std::string json, transcoder_.Response(route, answer));
   co_return Answer(request, route, std::move(json));
 }

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// mainstay-transfer: takes uploads, keeps the files, and holds the records of imports and exports; the worker runs them. This file is the wiring.
+// mainstay-transfer: takes uploads, keeps the files, and holds the records of imports and exports; the worker runs
+// them. This file is the wiring.
 //
-// Any number of copies on one blob store. Killed at any moment it loses nothing that was acknowledged: an upload that broke off leaves a temporary file, which upkeep removes.
+// Any number of copies on one blob store. Killed at any moment it loses nothing that was acknowledged: an upload that
+// broke off leaves a temporary file, which upkeep removes.
 #include <grpcpp/grpcpp.h>
 #include <unistd.h>
 
@@ -36,15 +38,19 @@ struct Options {
   void Declare(ConfigReader& reader) {
     service.Declare(reader);
     reader.Required("blob_dir", &blob_dir, "directory for uploads and results, absolute; shared by all copies");
-    reader.Secret("cursor_key", &cursor_key, "32 bytes in base64 that seal the cursors of lists; the same in every service");
+    reader.Secret("cursor_key", &cursor_key,
+                  "32 bytes in base64 that seal the cursors of lists; the same in every service");
     cursor_key = Base64Decode(cursor_key).value_or("");
     reader.Check(cursor_key.size() == 32, "cursor_key: base64 of 32 bytes is expected");
     reader.Int("max_upload_bytes", &max_upload_bytes, 1, int64_t{1} << 40, "largest file");
     reader.Int("streams", &streams, 1, 1000, "uploads, downloads and files of jobs in transit at once");
     reader.Int("database_connections", &database_connections, 2, 200, "connections to PostgreSQL");
-    reader.Duration("import_retention", &transfer.import_retention, absl::Hours(1), absl::Hours(24 * 3650), "how long imports, their files and reports are kept");
-    reader.Duration("export_retention", &transfer.export_retention, absl::Minutes(1), absl::Hours(24 * 3650), "how long exports and their files are kept");
-    reader.Duration("upkeep_interval", &upkeep_interval, absl::Seconds(1), absl::Hours(24), "how often expired files and leftovers are removed");
+    reader.Duration("import_retention", &transfer.import_retention, absl::Hours(1), absl::Hours(24 * 3650),
+                    "how long imports, their files and reports are kept");
+    reader.Duration("export_retention", &transfer.export_retention, absl::Minutes(1), absl::Hours(24 * 3650),
+                    "how long exports and their files are kept");
+    reader.Duration("upkeep_interval", &upkeep_interval, absl::Seconds(1), absl::Hours(24),
+                    "how often expired files and leftovers are removed");
     reader.Check(!service.redis_url.empty(), "redis_url: required");
     reader.Check(streams < service.max_threads, "streams: fewer than max_threads, or short calls find no thread");
   }
@@ -84,7 +90,8 @@ int Main(int argc, char** argv) {
   rpc::MainArguments arguments;
   if (const auto code = rpc::ParseMainArguments(argc, argv, "transfer", &arguments)) return *code;
   Options options;
-  if (const auto code = rpc::LoadConfig(arguments, [&](ConfigReader& reader) { options.Declare(reader); })) return *code;
+  if (const auto code = rpc::LoadConfig(arguments, [&](ConfigReader& reader) { options.Declare(reader); }))
+    return *code;
   log::Init(options.service.name, options.service.log_level);
   if (const absl::Status status = Validate(options.transfer); !status.ok()) return Fail(status);
   auto verifier = options.service.MakeVerifier();
@@ -92,20 +99,30 @@ int Main(int argc, char** argv) {
   auto store = OpenDirectoryStore(options.blob_dir);
   if (!store.ok()) return Fail(store.status());
 
-  postgres::Pool pool({.url = options.service.database_url, .application_name = "mainstay-transfer", .size = static_cast<int>(options.database_connections)});
+  postgres::Pool pool({.url = options.service.database_url,
+                       .application_name = "mainstay-transfer",
+                       .size = static_cast<int>(options.database_connections)});
   char host[256] = "localhost";
   gethostname(host, sizeof(host) - 1);
   catalog::Watcher watcher(pool, {.service = options.service.name, .instance = StrCat(host, ":", getpid())});
-  if (const absl::Status status = watcher.Start(); !status.ok()) log::Info("no catalog yet", {{"reason", ToStd(status.message())}});
+  if (const absl::Status status = watcher.Start(); !status.ok())
+    log::Info("no catalog yet", {{"reason", ToStd(status.message())}});
   const auto model = [&watcher] { return watcher.model(); };
 
   Blobs blobs(pool, **store, {.max_bytes = options.max_upload_bytes});
   jobs::RedisHandoff handoff({.url = options.service.redis_url}, pool);
-  const rpc::Guard guard(options.service.name, *std::move(verifier),
-                         [&](const std::vector<std::string>& roles, std::string_view scope) { return model()->HasScope(roles, scope); });
+  const rpc::Guard guard(
+      options.service.name, *std::move(verifier),
+      [&](const std::vector<std::string>& roles, std::string_view scope) { return model()->HasScope(roles, scope); });
   StreamPermits permits(static_cast<int>(options.streams));
-  const ServiceParts parts{.guard = guard, .pool = pool, .blobs = blobs, .handoff = handoff, .model = model, .permits = permits,
-                           .cursor_key = options.cursor_key, .options = options.transfer};
+  const ServiceParts parts{.guard = guard,
+                           .pool = pool,
+                           .blobs = blobs,
+                           .handoff = handoff,
+                           .model = model,
+                           .permits = permits,
+                           .cursor_key = options.cursor_key,
+                           .options = options.transfer};
   ImportsServiceImpl imports(parts);
   ExportsServiceImpl exports(parts);
   BlobsServiceImpl blob_service(parts);
@@ -138,4 +155,6 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace mainstay::transfer
 
-int main(int argc, char** argv) { return mainstay::transfer::Main(argc, argv); }
+int main(int argc, char** argv) {
+  return mainstay::transfer::Main(argc, argv);
+}

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// transfer.v1 over libs/transfer: from RPC to library, nothing more. Handlers wait on gRPC's threads; an upload or download holds one for as long as it lasts, so their
-// number is bounded apart (beyond it: overloaded), and short calls always find a thread.
+// transfer.v1 over libs/transfer: from RPC to library, nothing more. Handlers wait on gRPC's threads; an upload or
+// download holds one for as long as it lasts, so their number is bounded apart (beyond it: overloaded), and short calls
+// always find a thread.
 #pragma once
 
 #include <functional>
@@ -54,10 +55,14 @@ struct ServiceParts {
 class ImportsServiceImpl : public v1::ImportsService::Service {
  public:
   explicit ImportsServiceImpl(ServiceParts parts) : parts_(std::move(parts)) {}
-  grpc::Status CreateImport(grpc::ServerContext* context, grpc::ServerReader<v1::CreateImportRequest>* reader, v1::Import* response) override;
-  grpc::Status GetImport(grpc::ServerContext* context, const v1::GetImportRequest* request, v1::Import* response) override;
-  grpc::Status ListImports(grpc::ServerContext* context, const v1::ListImportsRequest* request, v1::ListImportsResponse* response) override;
-  grpc::Status ListImportErrors(grpc::ServerContext* context, const v1::ListImportErrorsRequest* request, v1::ListImportErrorsResponse* response) override;
+  grpc::Status CreateImport(grpc::ServerContext* context, grpc::ServerReader<v1::CreateImportRequest>* reader,
+                            v1::Import* response) override;
+  grpc::Status GetImport(grpc::ServerContext* context, const v1::GetImportRequest* request,
+                         v1::Import* response) override;
+  grpc::Status ListImports(grpc::ServerContext* context, const v1::ListImportsRequest* request,
+                           v1::ListImportsResponse* response) override;
+  grpc::Status ListImportErrors(grpc::ServerContext* context, const v1::ListImportErrorsRequest* request,
+                                v1::ListImportErrorsResponse* response) override;
   grpc::Status DownloadImportReport(grpc::ServerContext* context, const v1::DownloadImportReportRequest* request,
                                     grpc::ServerWriter<common::v1::FileChunk>* writer) override;
 
@@ -70,10 +75,14 @@ class ImportsServiceImpl : public v1::ImportsService::Service {
 class ExportsServiceImpl : public v1::ExportsService::Service {
  public:
   explicit ExportsServiceImpl(ServiceParts parts) : parts_(std::move(parts)) {}
-  grpc::Status CreateExport(grpc::ServerContext* context, const v1::CreateExportRequest* request, v1::Export* response) override;
-  grpc::Status GetExport(grpc::ServerContext* context, const v1::GetExportRequest* request, v1::Export* response) override;
-  grpc::Status ListExports(grpc::ServerContext* context, const v1::ListExportsRequest* request, v1::ListExportsResponse* response) override;
-  grpc::Status DownloadExport(grpc::ServerContext* context, const v1::DownloadExportRequest* request, grpc::ServerWriter<common::v1::FileChunk>* writer) override;
+  grpc::Status CreateExport(grpc::ServerContext* context, const v1::CreateExportRequest* request,
+                            v1::Export* response) override;
+  grpc::Status GetExport(grpc::ServerContext* context, const v1::GetExportRequest* request,
+                         v1::Export* response) override;
+  grpc::Status ListExports(grpc::ServerContext* context, const v1::ListExportsRequest* request,
+                           v1::ListExportsResponse* response) override;
+  grpc::Status DownloadExport(grpc::ServerContext* context, const v1::DownloadExportRequest* request,
+                              grpc::ServerWriter<common::v1::FileChunk>* writer) override;
 
  private:
   const ServiceParts parts_;
@@ -84,9 +93,12 @@ class ExportsServiceImpl : public v1::ExportsService::Service {
 class BlobsServiceImpl : public v1::BlobsService::Service {
  public:
   explicit BlobsServiceImpl(ServiceParts parts) : parts_(std::move(parts)) {}
-  grpc::Status WriteBlob(grpc::ServerContext* context, grpc::ServerReader<v1::WriteBlobRequest>* reader, v1::Blob* response) override;
-  grpc::Status ReadBlob(grpc::ServerContext* context, const v1::ReadBlobRequest* request, grpc::ServerWriter<common::v1::FileChunk>* writer) override;
-  grpc::Status DeleteBlob(grpc::ServerContext* context, const v1::DeleteBlobRequest* request, v1::DeleteBlobResponse* response) override;
+  grpc::Status WriteBlob(grpc::ServerContext* context, grpc::ServerReader<v1::WriteBlobRequest>* reader,
+                         v1::Blob* response) override;
+  grpc::Status ReadBlob(grpc::ServerContext* context, const v1::ReadBlobRequest* request,
+                        grpc::ServerWriter<common::v1::FileChunk>* writer) override;
+  grpc::Status DeleteBlob(grpc::ServerContext* context, const v1::DeleteBlobRequest* request,
+                          v1::DeleteBlobResponse* response) override;
 
  private:
   const ServiceParts parts_;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The list of jobs: the view mainstay.jobs_view as a resource, read by the one implementation of lists. Hot and finished jobs merge by their uuid, which both sides have an index on.
+// The list of jobs: the view mainstay.jobs_view as a resource, read by the one implementation of lists. Hot and
+// finished jobs merge by their uuid, which both sides have an index on.
 #include <grpcpp/grpcpp.h>
 
 #include <pqxx/pqxx>
@@ -56,24 +57,29 @@ absl::StatusOr<catalog::Resource> JobsService::Resource(pqxx::transaction_base& 
     options.key = "uid";
     options.default_sort = "-uid";
     options.hidden = {"uid"};
-    options.filterable = {"id", "kind", "queue", "state", "priority", "attempt", "unique_key", "ordering_key", "tags", "run_at", "created_at", "started_at", "finished_at", "principal", "request_id"};
+    options.filterable = {"id",         "kind",       "queue",        "state",     "priority",
+                          "attempt",    "unique_key", "ordering_key", "tags",      "run_at",
+                          "created_at", "started_at", "finished_at",  "principal", "request_id"};
     options.sortable = {"created_at", "finished_at", "run_at"};
     ASSIGN_OR_RETURN(resource_, catalog::SystemResource(tx, "mainstay.jobs_view", options));
   }
   return *resource_;
 }
 
-grpc::Status JobsService::ListJobs(grpc::ServerContext* context, const mainstay::jobs::v1::ListJobsRequest* request, mainstay::jobs::v1::ListJobsResponse* response) {
-  return parts_.guard.Handle(*context, "mainstay.jobs.v1.JobsService/ListJobs", [&](const CallContext& call) -> absl::Status {
-    const catalog::ModelPtr model = parts_.model();
-    return parts_.pool.Snapshot(call.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
-      ASSIGN_OR_RETURN(const catalog::Resource resource, Resource(tx));
-      ASSIGN_OR_RETURN(const records::RowsPage page, records::ListRows(tx, resource, *model, call, request->query(), parts_.cursor_key));
-      response->Clear();
-      *response->mutable_page() = page.page;
-      return FillJobs(page, response);
-    });
-  });
+grpc::Status JobsService::ListJobs(grpc::ServerContext* context, const mainstay::jobs::v1::ListJobsRequest* request,
+                                   mainstay::jobs::v1::ListJobsResponse* response) {
+  return parts_.guard.Handle(
+      *context, "mainstay.jobs.v1.JobsService/ListJobs", [&](const CallContext& call) -> absl::Status {
+        const catalog::ModelPtr model = parts_.model();
+        return parts_.pool.Snapshot(call.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
+          ASSIGN_OR_RETURN(const catalog::Resource resource, Resource(tx));
+          ASSIGN_OR_RETURN(const records::RowsPage page,
+                           records::ListRows(tx, resource, *model, call, request->query(), parts_.cursor_key));
+          response->Clear();
+          *response->mutable_page() = page.page;
+          return FillJobs(page, response);
+        });
+      });
 }
 
 }  // namespace mainstay::worker

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // mainstay-worker: runs background jobs, keeps the queues in order, serves jobs.v1. This file is the wiring.
 //
-// Killed at any moment it loses nothing: another worker (or this one, started again) takes its jobs over once its lease has run out. SIGTERM: finishes or hands back what it runs.
+// Killed at any moment it loses nothing: another worker (or this one, started again) takes its jobs over once its lease
+// has run out. SIGTERM: finishes or hands back what it runs.
 #include <grpcpp/grpcpp.h>
 #include <unistd.h>
 
@@ -30,20 +31,25 @@ struct Options {
   rpc::ServiceOptions service{.name = "worker"};
   std::string integrations, transfer, cursor_key;
   int64_t executors = 16, window = 20000, database_connections = 0;
-  absl::Duration heartbeat = absl::Seconds(5), lease = absl::Seconds(15), sweep = absl::Seconds(30), retention = absl::Hours(24 * 7);
+  absl::Duration heartbeat = absl::Seconds(5), lease = absl::Seconds(15), sweep = absl::Seconds(30),
+                 retention = absl::Hours(24 * 7);
 
   void Declare(ConfigReader& reader) {
     service.Declare(reader);
     reader.Required("integrations", &integrations, "address of the integrations service");
     reader.Required("transfer", &transfer, "address of the transfer service");
-    reader.Secret("cursor_key", &cursor_key, "32 bytes in base64 that seal the cursors of lists; the same in every service");
+    reader.Secret("cursor_key", &cursor_key,
+                  "32 bytes in base64 that seal the cursors of lists; the same in every service");
     reader.Check(Base64Decode(cursor_key).value_or("").size() == 32, "cursor_key: base64 of 32 bytes is expected");
     reader.Int("executors", &executors, 1, 1024, "jobs run at once");
     reader.Int("window", &window, 100, 1000000, "live entries per Redis stream");
     reader.Int("database_connections", &database_connections, 0, 1000, "for handlers; 0: one per executor");
-    reader.Duration("heartbeat", &heartbeat, absl::Milliseconds(100), absl::Minutes(5), "how often leases are renewed and cancellations noticed");
-    reader.Duration("lease", &lease, absl::Milliseconds(300), absl::Hours(1), "jobs of a worker that was silent for so long are taken over");
-    reader.Duration("sweep", &sweep, absl::Milliseconds(200), absl::Hours(1), "how often published jobs are compared with Redis");
+    reader.Duration("heartbeat", &heartbeat, absl::Milliseconds(100), absl::Minutes(5),
+                    "how often leases are renewed and cancellations noticed");
+    reader.Duration("lease", &lease, absl::Milliseconds(300), absl::Hours(1),
+                    "jobs of a worker that was silent for so long are taken over");
+    reader.Duration("sweep", &sweep, absl::Milliseconds(200), absl::Hours(1),
+                    "how often published jobs are compared with Redis");
     reader.Duration("retention", &retention, absl::Hours(1), absl::Hours(24 * 3650), "how long finished jobs are kept");
     reader.Check(lease >= 2 * heartbeat, "lease: expected at least two heartbeats");
     reader.Check(!service.redis_url.empty(), "redis_url: required");
@@ -65,7 +71,8 @@ int Main(int argc, char** argv) {
   rpc::MainArguments arguments;
   if (const auto code = rpc::ParseMainArguments(argc, argv, "worker", &arguments)) return *code;
   Options options;
-  if (const auto code = rpc::LoadConfig(arguments, [&](ConfigReader& reader) { options.Declare(reader); })) return *code;
+  if (const auto code = rpc::LoadConfig(arguments, [&](ConfigReader& reader) { options.Declare(reader); }))
+    return *code;
   log::Init("worker", options.service.log_level);
 
   auto signer = options.service.MakeSigner();
@@ -75,15 +82,21 @@ int Main(int argc, char** argv) {
 
   const std::string name = ProcessName();
   auto pool_options = [&](const char* purpose, int size, bool pin) {
-    return postgres::PoolOptions{.url = options.service.database_url, .application_name = StrCat("mainstay-worker ", purpose), .size = size, .pin_plans = pin};
+    return postgres::PoolOptions{.url = options.service.database_url,
+                                 .application_name = StrCat("mainstay-worker ", purpose),
+                                 .size = size,
+                                 .pin_plans = pin};
   };
   // The engine's statements never wait for a handler's: a pool for each.
   postgres::Pool engine_pool(pool_options("engine", 8, true));
-  postgres::Pool handler_pool(pool_options("handlers", static_cast<int>(options.database_connections > 0 ? options.database_connections : options.executors), false));
+  postgres::Pool handler_pool(pool_options(
+      "handlers", static_cast<int>(options.database_connections > 0 ? options.database_connections : options.executors),
+      false));
   postgres::Pool api_pool(pool_options("api", 4, false));
 
   catalog::Watcher watcher(api_pool, {.service = "worker", .instance = name});
-  if (const absl::Status status = watcher.Start(); !status.ok()) log::Info("no catalog yet", {{"reason", std::string(status.message())}});
+  if (const absl::Status status = watcher.Start(); !status.ok())
+    log::Info("no catalog yet", {{"reason", std::string(status.message())}});
   auto model = [&watcher] { return watcher.model(); };
 
   auto providers = webhooks::MakeGrpcProviderClient(rpc::Connect(options.integrations), *signer);
@@ -109,13 +122,19 @@ int Main(int argc, char** argv) {
     const catalog::ModelPtr current = watcher.model();
     const auto it = current->queues.find(std::string(queue));
     if (it == current->queues.end()) return jobs::QueuePolicy();
-    return jobs::QueuePolicy{.backoff = {.base = it->second.backoff.base, .cap = it->second.backoff.cap}, .soft_limit = it->second.soft_limit, .hard_limit = it->second.hard_limit};
+    return jobs::QueuePolicy{.backoff = {.base = it->second.backoff.base, .cap = it->second.backoff.cap},
+                             .soft_limit = it->second.soft_limit,
+                             .hard_limit = it->second.hard_limit};
   };
   engine_options.queues = [&watcher] {
     std::vector<jobs::QueueSettings> queues;
     const catalog::ModelPtr current = watcher.model();
     for (const auto& [queue_name, queue] : current->queues) {
-      queues.push_back({.name = queue_name, .priority = queue.priority, .max_attempts = queue.max_attempts, .max_crashes = queue.max_crashes, .concurrency = queue.concurrency});
+      queues.push_back({.name = queue_name,
+                        .priority = queue.priority,
+                        .max_attempts = queue.max_attempts,
+                        .max_crashes = queue.max_crashes,
+                        .concurrency = queue.concurrency});
     }
     for (const char* own : {"default", "mainstay"}) {
       if (!current->queues.contains(own)) queues.push_back({.name = own});
@@ -125,7 +144,9 @@ int Main(int argc, char** argv) {
   jobs::Engine engine(engine_options, registry, engine_pool);
 
   const rpc::Guard guard("worker", *std::move(verifier),
-                         [&watcher](const std::vector<std::string>& roles, std::string_view scope) { return watcher.model()->HasScope(roles, scope); });
+                         [&watcher](const std::vector<std::string>& roles, std::string_view scope) {
+                           return watcher.model()->HasScope(roles, scope);
+                         });
   const ServiceParts parts{.pool = api_pool,
                            .handoff = handoff,
                            .guard = guard,
@@ -140,7 +161,10 @@ int Main(int argc, char** argv) {
   server.Add(&jobs_service);
   server.Add(&queues_service);
   server.AddDependency({"postgresql", [&] { return engine_pool.Health(); }});
-  server.AddDependency({"redis", [&] { return engine.stats().redis_down ? absl::UnavailableError("jobs are claimed from PostgreSQL") : absl::OkStatus(); }});
+  server.AddDependency({"redis", [&] {
+                          return engine.stats().redis_down ? absl::UnavailableError("jobs are claimed from PostgreSQL")
+                                                           : absl::OkStatus();
+                        }});
   server.AddInfo("catalog", [&] { return watcher.model()->hash; });
   if (const absl::Status status = server.Start(); !status.ok()) return Fail(status);
 
@@ -152,10 +176,12 @@ int Main(int argc, char** argv) {
       const absl::Status status = engine.Start();
       if (status.ok()) {
         server.SetReady();
-        log::Info("the worker takes jobs", {{"worker", engine.id().ToString()}, {"executors", options.executors}, {"port", server.port()}});
+        log::Info("the worker takes jobs",
+                  {{"worker", engine.id().ToString()}, {"executors", options.executors}, {"port", server.port()}});
         return;
       }
-      if (last != status.message()) log::Warn("waiting for PostgreSQL", {{"error", last = std::string(status.message())}});
+      if (last != status.message())
+        log::Warn("waiting for PostgreSQL", {{"error", last = std::string(status.message())}});
       absl::SleepFor(absl::Milliseconds(200));
     }
   });
@@ -167,7 +193,8 @@ int Main(int argc, char** argv) {
   });
   watcher.Stop();
   if (!clean) {
-    // A handler did not return in time. Its job was handed back under a raised fence; its thread must not keep the process.
+    // A handler did not return in time. Its job was handed back under a raised fence; its thread must not keep the
+    // process.
     log::Warn("ended with a handler still running; its job was handed back");
     _exit(code);
   }
@@ -177,4 +204,6 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace mainstay::worker
 
-int main(int argc, char** argv) { return mainstay::worker::Main(argc, argv); }
+int main(int argc, char** argv) {
+  return mainstay::worker::Main(argc, argv);
+}

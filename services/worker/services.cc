@@ -27,19 +27,30 @@ void SetTime(const absl::Time time, google::protobuf::Timestamp* out) {
   *out = google::protobuf::util::TimeUtil::MicrosecondsToTimestamp(micros);
 }
 
-absl::Time ToTime(const google::protobuf::Timestamp& t) { return absl::FromUnixSeconds(t.seconds()) + absl::Nanoseconds(t.nanos()); }
+absl::Time ToTime(const google::protobuf::Timestamp& t) {
+  return absl::FromUnixSeconds(t.seconds()) + absl::Nanoseconds(t.nanos());
+}
 
 pb::JobState ToState(std::string_view name) {
-  static const std::map<std::string, pb::JobState, std::less<>> states = {
-      {"scheduled", pb::JOB_STATE_SCHEDULED}, {"blocked", pb::JOB_STATE_BLOCKED},     {"ready", pb::JOB_STATE_READY},         {"published", pb::JOB_STATE_PUBLISHED},
-      {"running", pb::JOB_STATE_RUNNING},     {"succeeded", pb::JOB_STATE_SUCCEEDED}, {"discarded", pb::JOB_STATE_DISCARDED}, {"cancelled", pb::JOB_STATE_CANCELLED},
-      {"dead", pb::JOB_STATE_DEAD}};
+  static const std::map<std::string, pb::JobState, std::less<>> states = {{"scheduled", pb::JOB_STATE_SCHEDULED},
+                                                                          {"blocked", pb::JOB_STATE_BLOCKED},
+                                                                          {"ready", pb::JOB_STATE_READY},
+                                                                          {"published", pb::JOB_STATE_PUBLISHED},
+                                                                          {"running", pb::JOB_STATE_RUNNING},
+                                                                          {"succeeded", pb::JOB_STATE_SUCCEEDED},
+                                                                          {"discarded", pb::JOB_STATE_DISCARDED},
+                                                                          {"cancelled", pb::JOB_STATE_CANCELLED},
+                                                                          {"dead", pb::JOB_STATE_DEAD}};
   const auto it = states.find(name);
   return it == states.end() ? pb::JOB_STATE_UNSPECIFIED : it->second;
 }
 
-int32_t SmallNumber(const JsonValue* value) { return value != nullptr && value->is_number() ? std::atoi(std::string(value->text()).c_str()) : 0; }
-std::string Text(const JsonValue* value) { return value != nullptr && value->is_string() ? std::string(value->text()) : std::string(); }
+int32_t SmallNumber(const JsonValue* value) {
+  return value != nullptr && value->is_number() ? std::atoi(std::string(value->text()).c_str()) : 0;
+}
+std::string Text(const JsonValue* value) {
+  return value != nullptr && value->is_string() ? std::string(value->text()) : std::string();
+}
 
 }  // namespace
 
@@ -60,11 +71,13 @@ void FillErrorsAndProgress(const std::string& errors, const std::string& progres
   if (!progress.empty()) {
     if (const auto document = JsonDocument::Parse(progress); document.ok() && document->root().is_object()) {
       const JsonValue* percent = document->root().Find("percent");
-      if (percent != nullptr && percent->is_number()) out->mutable_progress()->set_percent(std::atof(std::string(percent->text()).c_str()));
+      if (percent != nullptr && percent->is_number())
+        out->mutable_progress()->set_percent(std::atof(std::string(percent->text()).c_str()));
       out->mutable_progress()->set_message(Text(document->root().Find("message")));
       if (const JsonValue* counters = document->root().Find("counters"); counters != nullptr && counters->is_object()) {
         for (const auto& member : counters->members()) {
-          (*out->mutable_progress()->mutable_counters())[std::string(member.key)] = std::atoll(std::string(member.value.text()).c_str());
+          (*out->mutable_progress()->mutable_counters())[std::string(member.key)] =
+              std::atoll(std::string(member.value.text()).c_str());
         }
       }
     }
@@ -107,7 +120,8 @@ void Fill(const jobs::JobView& job, pb::Job* out) {
 }
 
 // A job that was just added, from what is known without reading it back.
-void FillNew(const jobs::JobSpec& spec, const jobs::Enqueued& added, const CallContext& call, const catalog::Model& model, absl::Time now, pb::Job* out) {
+void FillNew(const jobs::JobSpec& spec, const jobs::Enqueued& added, const CallContext& call,
+             const catalog::Model& model, absl::Time now, pb::Job* out) {
   out->set_id(FormatId("job", added.id));
   out->set_tenant(spec.tenant.empty() ? call.principal.tenant : spec.tenant);
   out->set_kind(spec.kind);
@@ -119,7 +133,10 @@ void FillNew(const jobs::JobSpec& spec, const jobs::Enqueued& added, const CallC
   out->set_max_attempts(spec.max_attempts.value_or(settings.max_attempts));
   out->set_max_crashes(settings.max_crashes);
   out->set_fence(1);
-  out->set_state(spec.run_at > now ? pb::JOB_STATE_SCHEDULED : !spec.ordering_key.empty() ? pb::JOB_STATE_BLOCKED : added.stream.empty() ? pb::JOB_STATE_READY : pb::JOB_STATE_PUBLISHED);
+  out->set_state(spec.run_at > now            ? pb::JOB_STATE_SCHEDULED
+                 : !spec.ordering_key.empty() ? pb::JOB_STATE_BLOCKED
+                 : added.stream.empty()       ? pb::JOB_STATE_READY
+                                              : pb::JOB_STATE_PUBLISHED);
   out->set_args(spec.args);
   out->set_unique_key(spec.unique_key);
   out->set_ordering_key(spec.ordering_key);
@@ -134,7 +151,8 @@ void FillNew(const jobs::JobSpec& spec, const jobs::Enqueued& added, const CallC
 }
 
 absl::Status Invalid(std::vector<FieldError> errors) {
-  const std::string detail = errors.size() == 1 ? StrCat(errors[0].name, ": ", errors[0].detail) : StrCat(errors.size(), " fields are wrong");
+  const std::string detail =
+      errors.size() == 1 ? StrCat(errors[0].name, ": ", errors[0].detail) : StrCat(errors.size(), " fields are wrong");
   return MakeProblem("validation-failed", detail, std::move(errors));
 }
 
@@ -163,19 +181,23 @@ absl::StatusOr<std::set<std::string>> JobsService::Kinds(const CallContext& call
   return kinds;
 }
 
-absl::Status JobsService::ToSpec(const pb::NewJob& job, const std::string& at, const catalog::Model& model, const std::set<std::string>& kinds, jobs::JobSpec* spec,
+absl::Status JobsService::ToSpec(const pb::NewJob& job, const std::string& at, const catalog::Model& model,
+                                 const std::set<std::string>& kinds, jobs::JobSpec* spec,
                                  std::vector<FieldError>* errors) {
   auto wrong = [&](const char* field, const char* code, std::string detail) {
-    if (errors->size() < 20) errors->push_back({.name = StrCat(at, "/", field), .code = code, .detail = std::move(detail)});
+    if (errors->size() < 20)
+      errors->push_back({.name = StrCat(at, "/", field), .code = code, .detail = std::move(detail)});
   };
   spec->kind = job.kind();
-  if (!job.kind().empty() && !kinds.contains(job.kind())) wrong("kind", "unknown", StrCat("no worker knows the kind \"", job.kind().substr(0, 100), "\""));
+  if (!job.kind().empty() && !kinds.contains(job.kind()))
+    wrong("kind", "unknown", StrCat("no worker knows the kind \"", job.kind().substr(0, 100), "\""));
   if (!job.queue().empty()) spec->queue = job.queue();
   if (spec->queue != "default" && spec->queue != "mainstay" && !model.queues.contains(spec->queue)) {
     wrong("queue", "unknown", StrCat("the catalog has no queue \"", spec->queue.substr(0, 100), "\""));
   }
   if (!job.args().empty()) spec->args = job.args();
-  if (spec->args.size() <= jobs::kMaxArgs && !JsonDocument::Parse(spec->args).ok()) wrong("args", "invalid_format", "not JSON");
+  if (spec->args.size() <= jobs::kMaxArgs && !JsonDocument::Parse(spec->args).ok())
+    wrong("args", "invalid_format", "not JSON");
   if (job.has_priority()) spec->priority = job.priority();
   if (job.has_max_attempts()) spec->max_attempts = job.max_attempts();
   if (job.has_run_at() && job.has_delay()) wrong("delay", "conflict", "give either run_at or delay");
@@ -197,133 +219,151 @@ absl::Status JobsService::ToSpec(const pb::NewJob& job, const std::string& at, c
   return absl::OkStatus();
 }
 
-grpc::Status JobsService::EnqueueJob(grpc::ServerContext* context, const pb::EnqueueJobRequest* request, pb::Job* response) {
-  return parts_.guard.Handle(*context, "mainstay.jobs.v1.JobsService/EnqueueJob", [&](const CallContext& call) -> absl::Status {
-    const catalog::ModelPtr model = parts_.model();
-    ASSIGN_OR_RETURN(const auto kinds, Kinds(call));
-    jobs::JobSpec spec;
-    std::vector<FieldError> errors;
-    RETURN_IF_ERROR(ToSpec(request->job(), "", *model, kinds, &spec, &errors));
-    if (!errors.empty()) return Invalid(std::move(errors));
-    std::vector<jobs::Enqueued> added;
-    std::optional<jobs::JobView> holder;
-    RETURN_IF_ERROR(parts_.pool.Transaction(call.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
-      ASSIGN_OR_RETURN(added, jobs::Enqueue(tx, call, {&spec, 1}));
-      if (added[0].existed) {
-        ASSIGN_OR_RETURN(holder, jobs::GetJob(tx, call, added[0].id));
-      }
-      return absl::OkStatus();
-    }));
-    parts_.handoff.Publish(added);
-    if (holder.has_value()) {
-      Fill(*holder, response);
-    } else {
-      FillNew(spec, added[0], call, *model, absl::Now(), response);
-    }
-    return absl::OkStatus();
-  });
+grpc::Status JobsService::EnqueueJob(grpc::ServerContext* context, const pb::EnqueueJobRequest* request,
+                                     pb::Job* response) {
+  return parts_.guard.Handle(
+      *context, "mainstay.jobs.v1.JobsService/EnqueueJob", [&](const CallContext& call) -> absl::Status {
+        const catalog::ModelPtr model = parts_.model();
+        ASSIGN_OR_RETURN(const auto kinds, Kinds(call));
+        jobs::JobSpec spec;
+        std::vector<FieldError> errors;
+        RETURN_IF_ERROR(ToSpec(request->job(), "", *model, kinds, &spec, &errors));
+        if (!errors.empty()) return Invalid(std::move(errors));
+        std::vector<jobs::Enqueued> added;
+        std::optional<jobs::JobView> holder;
+        RETURN_IF_ERROR(parts_.pool.Transaction(call.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
+          ASSIGN_OR_RETURN(added, jobs::Enqueue(tx, call, {&spec, 1}));
+          if (added[0].existed) {
+            ASSIGN_OR_RETURN(holder, jobs::GetJob(tx, call, added[0].id));
+          }
+          return absl::OkStatus();
+        }));
+        parts_.handoff.Publish(added);
+        if (holder.has_value()) {
+          Fill(*holder, response);
+        } else {
+          FillNew(spec, added[0], call, *model, absl::Now(), response);
+        }
+        return absl::OkStatus();
+      });
 }
 
-grpc::Status JobsService::BatchEnqueueJobs(grpc::ServerContext* context, const pb::BatchEnqueueJobsRequest* request, pb::BatchEnqueueJobsResponse* response) {
-  return parts_.guard.Handle(*context, "mainstay.jobs.v1.JobsService/BatchEnqueueJobs", [&](const CallContext& call) -> absl::Status {
-    if (request->items().empty()) return Invalid({{.name = "/items", .code = "required", .detail = "expected 1 to 10000 jobs"}});
-    if (static_cast<size_t>(request->items_size()) > jobs::kMaxBatch) {
-      return Invalid({{.name = "/items", .code = "too_many", .detail = StrCat("at most ", jobs::kMaxBatch, " jobs in a call, this one has ", request->items_size())}});
-    }
-    const catalog::ModelPtr model = parts_.model();
-    ASSIGN_OR_RETURN(const auto kinds, Kinds(call));
-    std::vector<jobs::JobSpec> specs(request->items_size());
-    std::vector<FieldError> errors;
-    for (int i = 0; i < request->items_size(); ++i) RETURN_IF_ERROR(ToSpec(request->items(i), StrCat("/items/", i), *model, kinds, &specs[i], &errors));
-    if (!errors.empty()) return Invalid(std::move(errors));
-    std::vector<jobs::Enqueued> added;
-    std::map<size_t, jobs::JobView> holders;
-    RETURN_IF_ERROR(parts_.pool.Transaction(call.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
-      holders.clear();
-      ASSIGN_OR_RETURN(added, jobs::Enqueue(tx, call, specs));
-      for (size_t i = 0; i < added.size(); ++i) {
-        if (!added[i].existed) continue;
-        ASSIGN_OR_RETURN(holders[i], jobs::GetJob(tx, call, added[i].id));
-      }
-      return absl::OkStatus();
-    }));
-    parts_.handoff.Publish(added);
-    const absl::Time now = absl::Now();
-    response->mutable_items()->Reserve(static_cast<int>(added.size()));
-    for (size_t i = 0; i < added.size(); ++i) {
-      if (const auto holder = holders.find(i); holder != holders.end()) {
-        Fill(holder->second, response->add_items());
-      } else {
-        FillNew(specs[i], added[i], call, *model, now, response->add_items());
-      }
-    }
-    return absl::OkStatus();
-  });
+grpc::Status JobsService::BatchEnqueueJobs(grpc::ServerContext* context, const pb::BatchEnqueueJobsRequest* request,
+                                           pb::BatchEnqueueJobsResponse* response) {
+  return parts_.guard.Handle(
+      *context, "mainstay.jobs.v1.JobsService/BatchEnqueueJobs", [&](const CallContext& call) -> absl::Status {
+        if (request->items().empty())
+          return Invalid({{.name = "/items", .code = "required", .detail = "expected 1 to 10000 jobs"}});
+        if (static_cast<size_t>(request->items_size()) > jobs::kMaxBatch) {
+          return Invalid({{.name = "/items",
+                           .code = "too_many",
+                           .detail = StrCat("at most ", jobs::kMaxBatch, " jobs in a call, this one has ",
+                                            request->items_size())}});
+        }
+        const catalog::ModelPtr model = parts_.model();
+        ASSIGN_OR_RETURN(const auto kinds, Kinds(call));
+        std::vector<jobs::JobSpec> specs(request->items_size());
+        std::vector<FieldError> errors;
+        for (int i = 0; i < request->items_size(); ++i)
+          RETURN_IF_ERROR(ToSpec(request->items(i), StrCat("/items/", i), *model, kinds, &specs[i], &errors));
+        if (!errors.empty()) return Invalid(std::move(errors));
+        std::vector<jobs::Enqueued> added;
+        std::map<size_t, jobs::JobView> holders;
+        RETURN_IF_ERROR(parts_.pool.Transaction(call.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
+          holders.clear();
+          ASSIGN_OR_RETURN(added, jobs::Enqueue(tx, call, specs));
+          for (size_t i = 0; i < added.size(); ++i) {
+            if (!added[i].existed) continue;
+            ASSIGN_OR_RETURN(holders[i], jobs::GetJob(tx, call, added[i].id));
+          }
+          return absl::OkStatus();
+        }));
+        parts_.handoff.Publish(added);
+        const absl::Time now = absl::Now();
+        response->mutable_items()->Reserve(static_cast<int>(added.size()));
+        for (size_t i = 0; i < added.size(); ++i) {
+          if (const auto holder = holders.find(i); holder != holders.end()) {
+            Fill(holder->second, response->add_items());
+          } else {
+            FillNew(specs[i], added[i], call, *model, now, response->add_items());
+          }
+        }
+        return absl::OkStatus();
+      });
 }
 
 grpc::Status JobsService::GetJob(grpc::ServerContext* context, const pb::GetJobRequest* request, pb::Job* response) {
-  return parts_.guard.Handle(*context, "mainstay.jobs.v1.JobsService/GetJob", [&](const CallContext& call) -> absl::Status {
-    ASSIGN_OR_RETURN(const Uuid id, JobId(request->id()));
-    absl::Duration wait = absl::Seconds(request->wait().seconds()) + absl::Nanoseconds(request->wait().nanos());
-    if (wait < absl::ZeroDuration() || wait > kMaxWait) {
-      return MakeProblem("invalid-parameter", "wait is between 0 and 60 s", {{.place = FieldError::Place::kParameter, .name = "wait", .code = "out_of_range", .detail = "0s to 60s"}});
-    }
-    // Answers in time for the caller's own deadline; a waiter holds a thread, so only some may wait.
-    const absl::Time until = std::min(absl::Now() + wait, call.deadline - absl::Milliseconds(500));
-    const bool may_wait = wait > absl::ZeroDuration() && waiting_.fetch_add(1) < parts_.max_waiting;
-    struct Leave {
-      std::atomic<int>* count;
-      ~Leave() {
-        if (count != nullptr) --*count;
-      }
-    } leave{wait > absl::ZeroDuration() ? &waiting_ : nullptr};
-    absl::Duration pause = absl::Milliseconds(10);
-    while (true) {
-      std::optional<jobs::JobView> job;
-      RETURN_IF_ERROR(parts_.pool.Autocommit(call.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
-        ASSIGN_OR_RETURN(job, jobs::GetJob(tx, call, id));
-        return absl::OkStatus();
-      }));
-      if (job->final() || !may_wait || absl::Now() + pause > until || context->IsCancelled()) {
+  return parts_.guard.Handle(
+      *context, "mainstay.jobs.v1.JobsService/GetJob", [&](const CallContext& call) -> absl::Status {
+        ASSIGN_OR_RETURN(const Uuid id, JobId(request->id()));
+        absl::Duration wait = absl::Seconds(request->wait().seconds()) + absl::Nanoseconds(request->wait().nanos());
+        if (wait < absl::ZeroDuration() || wait > kMaxWait) {
+          return MakeProblem("invalid-parameter", "wait is between 0 and 60 s",
+                             {{.place = FieldError::Place::kParameter,
+                               .name = "wait",
+                               .code = "out_of_range",
+                               .detail = "0s to 60s"}});
+        }
+        // Answers in time for the caller's own deadline; a waiter holds a thread, so only some may wait.
+        const absl::Time until = std::min(absl::Now() + wait, call.deadline - absl::Milliseconds(500));
+        const bool may_wait = wait > absl::ZeroDuration() && waiting_.fetch_add(1) < parts_.max_waiting;
+        struct Leave {
+          std::atomic<int>* count;
+          ~Leave() {
+            if (count != nullptr) --*count;
+          }
+        } leave{wait > absl::ZeroDuration() ? &waiting_ : nullptr};
+        absl::Duration pause = absl::Milliseconds(10);
+        while (true) {
+          std::optional<jobs::JobView> job;
+          RETURN_IF_ERROR(parts_.pool.Autocommit(call.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
+            ASSIGN_OR_RETURN(job, jobs::GetJob(tx, call, id));
+            return absl::OkStatus();
+          }));
+          if (job->final() || !may_wait || absl::Now() + pause > until || context->IsCancelled()) {
+            Fill(*job, response);
+            return absl::OkStatus();
+          }
+          absl::SleepFor(pause);
+          pause = std::min(pause * 2, absl::Milliseconds(250));
+        }
+      });
+}
+
+grpc::Status JobsService::CancelJob(grpc::ServerContext* context, const pb::CancelJobRequest* request,
+                                    pb::Job* response) {
+  return parts_.guard.Handle(
+      *context, "mainstay.jobs.v1.JobsService/CancelJob", [&](const CallContext& call) -> absl::Status {
+        ASSIGN_OR_RETURN(const Uuid id, JobId(request->id()));
+        std::vector<jobs::Enqueued> next;
+        std::optional<jobs::JobView> job;
+        RETURN_IF_ERROR(parts_.pool.Transaction(call.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
+          ASSIGN_OR_RETURN(next, jobs::CancelJob(tx, call, id, request->reason()));
+          ASSIGN_OR_RETURN(job, jobs::GetJob(tx, call, id));
+          return absl::OkStatus();
+        }));
+        parts_.handoff.Publish(next);
         Fill(*job, response);
         return absl::OkStatus();
-      }
-      absl::SleepFor(pause);
-      pause = std::min(pause * 2, absl::Milliseconds(250));
-    }
-  });
+      });
 }
 
-grpc::Status JobsService::CancelJob(grpc::ServerContext* context, const pb::CancelJobRequest* request, pb::Job* response) {
-  return parts_.guard.Handle(*context, "mainstay.jobs.v1.JobsService/CancelJob", [&](const CallContext& call) -> absl::Status {
-    ASSIGN_OR_RETURN(const Uuid id, JobId(request->id()));
-    std::vector<jobs::Enqueued> next;
-    std::optional<jobs::JobView> job;
-    RETURN_IF_ERROR(parts_.pool.Transaction(call.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
-      ASSIGN_OR_RETURN(next, jobs::CancelJob(tx, call, id, request->reason()));
-      ASSIGN_OR_RETURN(job, jobs::GetJob(tx, call, id));
-      return absl::OkStatus();
-    }));
-    parts_.handoff.Publish(next);
-    Fill(*job, response);
-    return absl::OkStatus();
-  });
-}
-
-grpc::Status JobsService::RetryJob(grpc::ServerContext* context, const pb::RetryJobRequest* request, pb::Job* response) {
-  return parts_.guard.Handle(*context, "mainstay.jobs.v1.JobsService/RetryJob", [&](const CallContext& call) -> absl::Status {
-    ASSIGN_OR_RETURN(const Uuid id, JobId(request->id()));
-    std::vector<jobs::Enqueued> next;
-    std::optional<jobs::JobView> job;
-    RETURN_IF_ERROR(parts_.pool.Transaction(call.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
-      ASSIGN_OR_RETURN(next, jobs::RetryJob(tx, call, id, request->reason()));
-      ASSIGN_OR_RETURN(job, jobs::GetJob(tx, call, id));
-      return absl::OkStatus();
-    }));
-    parts_.handoff.Publish(next);
-    Fill(*job, response);
-    return absl::OkStatus();
-  });
+grpc::Status JobsService::RetryJob(grpc::ServerContext* context, const pb::RetryJobRequest* request,
+                                   pb::Job* response) {
+  return parts_.guard.Handle(
+      *context, "mainstay.jobs.v1.JobsService/RetryJob", [&](const CallContext& call) -> absl::Status {
+        ASSIGN_OR_RETURN(const Uuid id, JobId(request->id()));
+        std::vector<jobs::Enqueued> next;
+        std::optional<jobs::JobView> job;
+        RETURN_IF_ERROR(parts_.pool.Transaction(call.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
+          ASSIGN_OR_RETURN(next, jobs::RetryJob(tx, call, id, request->reason()));
+          ASSIGN_OR_RETURN(job, jobs::GetJob(tx, call, id));
+          return absl::OkStatus();
+        }));
+        parts_.handoff.Publish(next);
+        Fill(*job, response);
+        return absl::OkStatus();
+      });
 }
 
 namespace {
@@ -338,11 +378,14 @@ void Fill(const jobs::QueueView& queue, pb::Queue* out) {
   out->set_ready(queue.ready);
   out->set_published(queue.published);
   out->set_running(queue.running);
-  if (queue.oldest_age.has_value()) *out->mutable_oldest_age() = google::protobuf::util::TimeUtil::MillisecondsToDuration(absl::ToInt64Milliseconds(*queue.oldest_age));
+  if (queue.oldest_age.has_value())
+    *out->mutable_oldest_age() =
+        google::protobuf::util::TimeUtil::MillisecondsToDuration(absl::ToInt64Milliseconds(*queue.oldest_age));
 }
 
 // Changes the queue and reads it back.
-absl::Status ChangeQueue(const ServiceParts& parts, const CallContext& call, const std::string& name, absl::FunctionRef<absl::Status(pqxx::transaction_base&)> change, pb::Queue* response) {
+absl::Status ChangeQueue(const ServiceParts& parts, const CallContext& call, const std::string& name,
+                         absl::FunctionRef<absl::Status(pqxx::transaction_base&)> change, pb::Queue* response) {
   std::vector<jobs::QueueView> queues;
   RETURN_IF_ERROR(parts.pool.Transaction(call.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
     RETURN_IF_ERROR(change(tx));
@@ -356,28 +399,40 @@ absl::Status ChangeQueue(const ServiceParts& parts, const CallContext& call, con
 
 }  // namespace
 
-grpc::Status QueuesService::ListQueues(grpc::ServerContext* context, const pb::ListQueuesRequest*, pb::ListQueuesResponse* response) {
-  return parts_.guard.Handle(*context, "mainstay.jobs.v1.QueuesService/ListQueues", [&](const CallContext& call) -> absl::Status {
-    return parts_.pool.Autocommit(call.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
-      ASSIGN_OR_RETURN(const auto queues, jobs::ListQueues(tx, call));
-      response->Clear();
-      for (const auto& queue : queues) Fill(queue, response->add_data());
-      return absl::OkStatus();
-    });
-  });
+grpc::Status QueuesService::ListQueues(grpc::ServerContext* context, const pb::ListQueuesRequest*,
+                                       pb::ListQueuesResponse* response) {
+  return parts_.guard.Handle(
+      *context, "mainstay.jobs.v1.QueuesService/ListQueues", [&](const CallContext& call) -> absl::Status {
+        return parts_.pool.Autocommit(call.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
+          ASSIGN_OR_RETURN(const auto queues, jobs::ListQueues(tx, call));
+          response->Clear();
+          for (const auto& queue : queues) Fill(queue, response->add_data());
+          return absl::OkStatus();
+        });
+      });
 }
 
-grpc::Status QueuesService::PauseQueue(grpc::ServerContext* context, const pb::PauseQueueRequest* request, pb::Queue* response) {
-  return parts_.guard.Handle(*context, "mainstay.jobs.v1.QueuesService/PauseQueue", [&](const CallContext& call) -> absl::Status {
-    if (request->reason().empty()) return Invalid({{.name = "/reason", .code = "required", .detail = "say why: others will ask"}});
-    return ChangeQueue(parts_, call, request->name(), [&](pqxx::transaction_base& tx) { return jobs::PauseQueue(tx, call, request->name(), request->reason()); }, response);
-  });
+grpc::Status QueuesService::PauseQueue(grpc::ServerContext* context, const pb::PauseQueueRequest* request,
+                                       pb::Queue* response) {
+  return parts_.guard.Handle(
+      *context, "mainstay.jobs.v1.QueuesService/PauseQueue", [&](const CallContext& call) -> absl::Status {
+        if (request->reason().empty())
+          return Invalid({{.name = "/reason", .code = "required", .detail = "say why: others will ask"}});
+        return ChangeQueue(
+            parts_, call, request->name(),
+            [&](pqxx::transaction_base& tx) { return jobs::PauseQueue(tx, call, request->name(), request->reason()); },
+            response);
+      });
 }
 
-grpc::Status QueuesService::ResumeQueue(grpc::ServerContext* context, const pb::ResumeQueueRequest* request, pb::Queue* response) {
-  return parts_.guard.Handle(*context, "mainstay.jobs.v1.QueuesService/ResumeQueue", [&](const CallContext& call) -> absl::Status {
-    return ChangeQueue(parts_, call, request->name(), [&](pqxx::transaction_base& tx) { return jobs::ResumeQueue(tx, request->name()); }, response);
-  });
+grpc::Status QueuesService::ResumeQueue(grpc::ServerContext* context, const pb::ResumeQueueRequest* request,
+                                        pb::Queue* response) {
+  return parts_.guard.Handle(
+      *context, "mainstay.jobs.v1.QueuesService/ResumeQueue", [&](const CallContext& call) -> absl::Status {
+        return ChangeQueue(
+            parts_, call, request->name(),
+            [&](pqxx::transaction_base& tx) { return jobs::ResumeQueue(tx, request->name()); }, response);
+      });
 }
 
 }  // namespace mainstay::worker

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// jobs.v1 over gRPC: thin adapters from the RPCs to libs/jobs and the list query of libs/records. What they know beyond it: the catalog (queues) and the live workers (kinds).
+// jobs.v1 over gRPC: thin adapters from the RPCs to libs/jobs and the list query of libs/records. What they know beyond
+// it: the catalog (queues) and the live workers (kinds).
 #pragma once
 
 #include <atomic>
@@ -37,17 +38,24 @@ void FillErrorsAndProgress(const std::string& errors, const std::string& progres
 class JobsService final : public mainstay::jobs::v1::JobsService::Service {
  public:
   explicit JobsService(ServiceParts parts) : parts_(std::move(parts)) {}
-  grpc::Status EnqueueJob(grpc::ServerContext* context, const mainstay::jobs::v1::EnqueueJobRequest* request, mainstay::jobs::v1::Job* response) override;
-  grpc::Status BatchEnqueueJobs(grpc::ServerContext* context, const mainstay::jobs::v1::BatchEnqueueJobsRequest* request, mainstay::jobs::v1::BatchEnqueueJobsResponse* response) override;
-  grpc::Status GetJob(grpc::ServerContext* context, const mainstay::jobs::v1::GetJobRequest* request, mainstay::jobs::v1::Job* response) override;
-  grpc::Status ListJobs(grpc::ServerContext* context, const mainstay::jobs::v1::ListJobsRequest* request, mainstay::jobs::v1::ListJobsResponse* response) override;
-  grpc::Status CancelJob(grpc::ServerContext* context, const mainstay::jobs::v1::CancelJobRequest* request, mainstay::jobs::v1::Job* response) override;
-  grpc::Status RetryJob(grpc::ServerContext* context, const mainstay::jobs::v1::RetryJobRequest* request, mainstay::jobs::v1::Job* response) override;
+  grpc::Status EnqueueJob(grpc::ServerContext* context, const mainstay::jobs::v1::EnqueueJobRequest* request,
+                          mainstay::jobs::v1::Job* response) override;
+  grpc::Status BatchEnqueueJobs(grpc::ServerContext* context,
+                                const mainstay::jobs::v1::BatchEnqueueJobsRequest* request,
+                                mainstay::jobs::v1::BatchEnqueueJobsResponse* response) override;
+  grpc::Status GetJob(grpc::ServerContext* context, const mainstay::jobs::v1::GetJobRequest* request,
+                      mainstay::jobs::v1::Job* response) override;
+  grpc::Status ListJobs(grpc::ServerContext* context, const mainstay::jobs::v1::ListJobsRequest* request,
+                        mainstay::jobs::v1::ListJobsResponse* response) override;
+  grpc::Status CancelJob(grpc::ServerContext* context, const mainstay::jobs::v1::CancelJobRequest* request,
+                         mainstay::jobs::v1::Job* response) override;
+  grpc::Status RetryJob(grpc::ServerContext* context, const mainstay::jobs::v1::RetryJobRequest* request,
+                        mainstay::jobs::v1::Job* response) override;
 
  private:
   // `at` is where the job stood in the request: "" or "/items/3".
-  absl::Status ToSpec(const mainstay::jobs::v1::NewJob& job, const std::string& at, const catalog::Model& model, const std::set<std::string>& kinds, jobs::JobSpec* spec,
-                      std::vector<FieldError>* errors);
+  absl::Status ToSpec(const mainstay::jobs::v1::NewJob& job, const std::string& at, const catalog::Model& model,
+                      const std::set<std::string>& kinds, jobs::JobSpec* spec, std::vector<FieldError>* errors);
   absl::StatusOr<std::set<std::string>> Kinds(const CallContext& call);
   absl::StatusOr<catalog::Resource> Resource(pqxx::transaction_base& tx);
 
@@ -62,9 +70,12 @@ class JobsService final : public mainstay::jobs::v1::JobsService::Service {
 class QueuesService final : public mainstay::jobs::v1::QueuesService::Service {
  public:
   explicit QueuesService(ServiceParts parts) : parts_(std::move(parts)) {}
-  grpc::Status ListQueues(grpc::ServerContext* context, const mainstay::jobs::v1::ListQueuesRequest* request, mainstay::jobs::v1::ListQueuesResponse* response) override;
-  grpc::Status PauseQueue(grpc::ServerContext* context, const mainstay::jobs::v1::PauseQueueRequest* request, mainstay::jobs::v1::Queue* response) override;
-  grpc::Status ResumeQueue(grpc::ServerContext* context, const mainstay::jobs::v1::ResumeQueueRequest* request, mainstay::jobs::v1::Queue* response) override;
+  grpc::Status ListQueues(grpc::ServerContext* context, const mainstay::jobs::v1::ListQueuesRequest* request,
+                          mainstay::jobs::v1::ListQueuesResponse* response) override;
+  grpc::Status PauseQueue(grpc::ServerContext* context, const mainstay::jobs::v1::PauseQueueRequest* request,
+                          mainstay::jobs::v1::Queue* response) override;
+  grpc::Status ResumeQueue(grpc::ServerContext* context, const mainstay::jobs::v1::ResumeQueueRequest* request,
+                           mainstay::jobs::v1::Queue* response) override;
 
  private:
   const ServiceParts parts_;

@@ -20,29 +20,31 @@ namespace pb = mainstay::webhooks::v1;
 class Webhooks : public pb::IngestService::Service {
  public:
   explicit Webhooks(Keys& keys) : guard_(keys.Guard("webhooks")) {}
-  grpc::Status Ingest(grpc::ServerContext* context, const pb::IngestRequest* request, pb::IngestResponse* response) override {
-    return guard_->Handle(*context, "mainstay.webhooks.v1.IngestService/Ingest", [&](const CallContext&) -> absl::Status {
-      ++calls;
-      int now = ++running;
-      int seen = most_running;
-      while (now > seen && !most_running.compare_exchange_weak(seen, now)) {
-      }
-      gate.ReaderLock();
-      gate.ReaderUnlock();
-      for (const pb::Delivery& delivery : request->deliveries()) {
-        pb::Answer* answer = response->add_answers();
-        if (delivery.source() == "forged") {
-          answer->set_status(401);
-          answer->set_problem("unauthenticated");
-        } else {
-          answer->set_status(202);
-          answer->set_content_type("text/plain");
-          answer->set_body(StrCat(delivery.target(), " ", delivery.body()));
-        }
-      }
-      --running;
-      return absl::OkStatus();
-    });
+  grpc::Status Ingest(grpc::ServerContext* context, const pb::IngestRequest* request,
+                      pb::IngestResponse* response) override {
+    return guard_->Handle(*context, "mainstay.webhooks.v1.IngestService/Ingest",
+                          [&](const CallContext&) -> absl::Status {
+                            ++calls;
+                            int now = ++running;
+                            int seen = most_running;
+                            while (now > seen && !most_running.compare_exchange_weak(seen, now)) {
+                            }
+                            gate.ReaderLock();
+                            gate.ReaderUnlock();
+                            for (const pb::Delivery& delivery : request->deliveries()) {
+                              pb::Answer* answer = response->add_answers();
+                              if (delivery.source() == "forged") {
+                                answer->set_status(401);
+                                answer->set_problem("unauthenticated");
+                              } else {
+                                answer->set_status(202);
+                                answer->set_content_type("text/plain");
+                                answer->set_body(StrCat(delivery.target(), " ", delivery.body()));
+                              }
+                            }
+                            --running;
+                            return absl::OkStatus();
+                          });
   }
   absl::Mutex gate;
   std::atomic<int> calls{0}, running{0}, most_running{0};
@@ -68,7 +70,9 @@ struct World {
     server->Stop();
     if (grpc_server) grpc_server->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(1));
   }
-  HttpAnswer Post(const std::string& target, const std::string& body) { return Http(server->port(), "POST", target, &body); }
+  HttpAnswer Post(const std::string& target, const std::string& body) {
+    return Http(server->port(), "POST", target, &body);
+  }
 
   Keys keys;
   Webhooks ingest{keys};

@@ -23,29 +23,32 @@ namespace asio = boost::asio;
 class Jobs : public jobs::v1::JobsService::Service {
  public:
   explicit Jobs(Keys& keys) : guard_(keys.Guard("worker")) {}
-  grpc::Status GetJob(grpc::ServerContext* context, const jobs::v1::GetJobRequest* request, jobs::v1::Job* job) override {
-    return guard_->Handle(*context, "mainstay.jobs.v1.JobsService/GetJob", [&](const CallContext& call) -> absl::Status {
-      seconds_left = absl::ToDoubleSeconds(call.deadline - absl::Now());
-      if (request->id() == "absent") return MakeProblem("not-found", "there is no such job");
-      if (request->id() == "busy")
-        return MakeProblem(Problem{.type = "overloaded", .detail = "later", .retry_after = absl::Seconds(7)});
-      if (request->id() == "boom") return absl::InternalError("password=hunter2");
-      if (request->id() == "hang") {
-        waiting.Notify();
-        while (!context->IsCancelled()) absl::SleepFor(absl::Milliseconds(5));
-        cancelled.Notify();
-        return absl::CancelledError("");
-      }
-      job->set_id(request->id());
-      job->set_tenant(call.principal.tenant);
-      job->set_request_id(call.request_id);
-      job->set_fence(9223372036854775807);
-      job->set_args(R"({"b": 1, "a":2})");
-      job->set_state(jobs::v1::JOB_STATE_RUNNING);
-      return absl::OkStatus();
-    });
+  grpc::Status GetJob(grpc::ServerContext* context, const jobs::v1::GetJobRequest* request,
+                      jobs::v1::Job* job) override {
+    return guard_->Handle(
+        *context, "mainstay.jobs.v1.JobsService/GetJob", [&](const CallContext& call) -> absl::Status {
+          seconds_left = absl::ToDoubleSeconds(call.deadline - absl::Now());
+          if (request->id() == "absent") return MakeProblem("not-found", "there is no such job");
+          if (request->id() == "busy")
+            return MakeProblem(Problem{.type = "overloaded", .detail = "later", .retry_after = absl::Seconds(7)});
+          if (request->id() == "boom") return absl::InternalError("password=hunter2");
+          if (request->id() == "hang") {
+            waiting.Notify();
+            while (!context->IsCancelled()) absl::SleepFor(absl::Milliseconds(5));
+            cancelled.Notify();
+            return absl::CancelledError("");
+          }
+          job->set_id(request->id());
+          job->set_tenant(call.principal.tenant);
+          job->set_request_id(call.request_id);
+          job->set_fence(9223372036854775807);
+          job->set_args(R"({"b": 1, "a":2})");
+          job->set_state(jobs::v1::JOB_STATE_RUNNING);
+          return absl::OkStatus();
+        });
   }
-  grpc::Status EnqueueJob(grpc::ServerContext* context, const jobs::v1::EnqueueJobRequest* request, jobs::v1::Job* job) override {
+  grpc::Status EnqueueJob(grpc::ServerContext* context, const jobs::v1::EnqueueJobRequest* request,
+                          jobs::v1::Job* job) override {
     return guard_->Handle(*context, "mainstay.jobs.v1.JobsService/EnqueueJob", [&](const CallContext&) -> absl::Status {
       job->set_id("job_new");
       job->set_kind(request->job().kind());
@@ -65,45 +68,50 @@ class Imports : public transfer::v1::ImportsService::Service {
   explicit Imports(Keys& keys) : guard_(keys.Guard("transfer")) {}
   grpc::Status CreateImport(grpc::ServerContext* context, grpc::ServerReader<transfer::v1::CreateImportRequest>* reader,
                             transfer::v1::Import* import) override {
-    return guard_->Handle(*context, "mainstay.transfer.v1.ImportsService/CreateImport", [&](const CallContext&) -> absl::Status {
-      transfer::v1::CreateImportRequest message;
-      int64_t size = 0;
-      std::string bytes;
-      if (!reader->Read(&message)) return absl::InvalidArgumentError("nothing came");
-      import->set_resource(message.options().resource());
-      import->set_file_name(message.chunk().info().name());
-      if (import->resource() == "refused") return MakeProblem("unsupported-media-type", "not this kind of file");
-      do {
-        if (message.chunk().data().size() > (64 << 10)) return absl::InternalError("a chunk is too large");
-        size += int64_t(message.chunk().data().size());
-        bytes += message.chunk().data();
-      } while (reader->Read(&message));
-      if (context->IsCancelled()) {
-        cut.Notify();
-        return absl::CancelledError("");
-      }
-      import->set_id("imp_1");
-      import->set_file_size(size);
-      import->set_sha256(HexEncodedSha256(bytes));
-      return absl::OkStatus();
-    });
+    return guard_->Handle(*context, "mainstay.transfer.v1.ImportsService/CreateImport",
+                          [&](const CallContext&) -> absl::Status {
+                            transfer::v1::CreateImportRequest message;
+                            int64_t size = 0;
+                            std::string bytes;
+                            if (!reader->Read(&message)) return absl::InvalidArgumentError("nothing came");
+                            import->set_resource(message.options().resource());
+                            import->set_file_name(message.chunk().info().name());
+                            if (import->resource() == "refused")
+                              return MakeProblem("unsupported-media-type", "not this kind of file");
+                            do {
+                              if (message.chunk().data().size() > (64 << 10))
+                                return absl::InternalError("a chunk is too large");
+                              size += int64_t(message.chunk().data().size());
+                              bytes += message.chunk().data();
+                            } while (reader->Read(&message));
+                            if (context->IsCancelled()) {
+                              cut.Notify();
+                              return absl::CancelledError("");
+                            }
+                            import->set_id("imp_1");
+                            import->set_file_size(size);
+                            import->set_sha256(HexEncodedSha256(bytes));
+                            return absl::OkStatus();
+                          });
   }
-  grpc::Status DownloadImportReport(grpc::ServerContext* context, const transfer::v1::DownloadImportReportRequest* request,
+  grpc::Status DownloadImportReport(grpc::ServerContext* context,
+                                    const transfer::v1::DownloadImportReportRequest* request,
                                     grpc::ServerWriter<common::v1::FileChunk>* writer) override {
-    return guard_->Handle(*context, "mainstay.transfer.v1.ImportsService/DownloadImportReport", [&](const CallContext&) -> absl::Status {
-      if (request->id() == "absent") return MakeProblem("not-found", "there is no such import");
-      common::v1::FileChunk chunk;
-      chunk.mutable_info()->set_name("../r\"é.csv");
-      chunk.mutable_info()->set_content_type("text/csv");
-      chunk.mutable_info()->set_size(-1);
-      for (int i = 0; i < 100; ++i) {
-        chunk.set_data(std::string(64 << 10, char('a' + i % 26)));
-        if (!writer->Write(chunk)) return absl::CancelledError("");
-        chunk.clear_info();
-        if (request->id() == "broken" && i == 50) return absl::InternalError("disk");
-      }
-      return absl::OkStatus();
-    });
+    return guard_->Handle(*context, "mainstay.transfer.v1.ImportsService/DownloadImportReport",
+                          [&](const CallContext&) -> absl::Status {
+                            if (request->id() == "absent") return MakeProblem("not-found", "there is no such import");
+                            common::v1::FileChunk chunk;
+                            chunk.mutable_info()->set_name("../r\"é.csv");
+                            chunk.mutable_info()->set_content_type("text/csv");
+                            chunk.mutable_info()->set_size(-1);
+                            for (int i = 0; i < 100; ++i) {
+                              chunk.set_data(std::string(64 << 10, char('a' + i % 26)));
+                              if (!writer->Write(chunk)) return absl::CancelledError("");
+                              chunk.clear_info();
+                              if (request->id() == "broken" && i == 50) return absl::InternalError("disk");
+                            }
+                            return absl::OkStatus();
+                          });
   }
   static std::string HexEncodedSha256(const std::string& bytes);
   absl::Notification cut;
@@ -229,8 +237,10 @@ TEST_CASE_METHOD(World, "scope, route, method, parameters and bodies are refused
   CHECK(Type(Get("/mainstay/v1/jobs/job_1", {"Accept: text/html"})) == "not-acceptable");
   CHECK(Get("/mainstay/v1/jobs/job_1", {"Accept: text/html, application/*;q=0.5"}).status == 200);
   CHECK(Type(Post("/mainstay/v1/jobs", "{}", {"Content-Type: text/plain"})) == "unsupported-media-type");
-  CHECK(Type(Post("/mainstay/v1/jobs", "{}", {"Content-Type: application/json; charset=latin1"})) == "unsupported-media-type");
-  CHECK(Type(Post("/mainstay/v1/jobs", "{}", {"Content-Type: application/json", "Content-Encoding: gzip"})) == "unsupported-media-type");
+  CHECK(Type(Post("/mainstay/v1/jobs", "{}", {"Content-Type: application/json; charset=latin1"})) ==
+        "unsupported-media-type");
+  CHECK(Type(Post("/mainstay/v1/jobs", "{}", {"Content-Type: application/json", "Content-Encoding: gzip"})) ==
+        "unsupported-media-type");
   CHECK(Type(Post("/mainstay/v1/jobs", "{", kJson)) == "json-invalid");
   CHECK(Type(Post("/mainstay/v1/jobs", "", kJson)) == "json-invalid");
   CHECK(Type(Post("/mainstay/v1/jobs", R"({"kind":"a","\u006bind":"b"})", kJson)) == "json-duplicate-key");
@@ -238,15 +248,18 @@ TEST_CASE_METHOD(World, "scope, route, method, parameters and bodies are refused
   const HttpAnswer wrong = Post("/mainstay/v1/jobs", R"({"nope":1,"a/b":2,"id":"x","priority":"1"})", kJson);
   INFO(wrong.body);
   CHECK(wrong.status == 422);
-  for (const char* part : {"\"/nope\"", "\"/a~1b\"", "5 fields are wrong", "\"/priority\"", "\"/kind\"", "required", "unknown_field"}) {
+  for (const char* part :
+       {"\"/nope\"", "\"/a~1b\"", "5 fields are wrong", "\"/priority\"", "\"/kind\"", "required", "unknown_field"}) {
     INFO(part);
     CHECK(wrong.body.find(part) != std::string::npos);
   }
-  CHECK(Type(Post("/mainstay/v1/jobs", StrCat(R"({"kind":")", std::string(2 << 20, 'a'), "\"}"), kJson)) == "content-too-large");
+  CHECK(Type(Post("/mainstay/v1/jobs", StrCat(R"({"kind":")", std::string(2 << 20, 'a'), "\"}"), kJson)) ==
+        "content-too-large");
 }
 
 TEST_CASE_METHOD(World, "a creation answers 201 with Location, free JSON verbatim") {
-  const HttpAnswer created = Post("/mainstay/v1/jobs", R"({"kind":"mail","args":{"n": 12345678901234567890, "z":[ ]}})", kJson);
+  const HttpAnswer created =
+      Post("/mainstay/v1/jobs", R"({"kind":"mail","args":{"n": 12345678901234567890, "z":[ ]}})", kJson);
   CHECK(created.status == 201);
   CHECK(created.headers.find("location: /mainstay/v1/jobs/job_new") != std::string::npos);
   CHECK(created.body.find(R"("args":{"n": 12345678901234567890, "z":[ ]})") != std::string::npos);
@@ -255,7 +268,8 @@ TEST_CASE_METHOD(World, "a creation answers 201 with Location, free JSON verbati
 TEST_CASE_METHOD(World, "an upload arrives whole, in chunks, with its name") {
   std::string file;
   for (int i = 0; i < 500000; ++i) StrAppend(&file, i, ",x\n");
-  const HttpAnswer answer = Post("/mainstay/v1/imports?resource=customers&mode=upsert", file, {"Content-Type: text/csv", "X-Filename: ..%2Fcustomers.csv"});
+  const HttpAnswer answer = Post("/mainstay/v1/imports?resource=customers&mode=upsert", file,
+                                 {"Content-Type: text/csv", "X-Filename: ..%2Fcustomers.csv"});
   CHECK(answer.status == 201);
   const auto document = JsonDocument::Parse(answer.body);
   REQUIRE(document.ok());
@@ -266,10 +280,12 @@ TEST_CASE_METHOD(World, "an upload arrives whole, in chunks, with its name") {
 }
 
 TEST_CASE_METHOD(World, "an upload that the service ends early answers its problem") {
-  const HttpAnswer answer = Post("/mainstay/v1/imports?resource=refused", std::string(100000, 'x'), {"Content-Type: text/csv"});
+  const HttpAnswer answer =
+      Post("/mainstay/v1/imports?resource=refused", std::string(100000, 'x'), {"Content-Type: text/csv"});
   CHECK(Type(answer) == "unsupported-media-type");
   CHECK(Type(Post("/mainstay/v1/imports?nope=1", "x", {"Content-Type: text/csv"})) == "invalid-parameter");
-  CHECK(Type(Post("/mainstay/v1/imports?resource=a", "x", {"Content-Type: multipart/form-data; boundary=b"})) == "unsupported-media-type");
+  CHECK(Type(Post("/mainstay/v1/imports?resource=a", "x", {"Content-Type: multipart/form-data; boundary=b"})) ==
+        "unsupported-media-type");
 }
 
 TEST_CASE_METHOD(World, "a download streams through, its name made safe; a problem before the first byte is one") {

@@ -29,8 +29,8 @@ inline size_t AppendTo(char* data, size_t size, size_t n, void* out) {
   return size * n;
 }
 
-inline HttpAnswer Http(int port, const std::string& method, const std::string& target, const std::string* body = nullptr,
-                       const std::vector<std::string>& headers = {}) {
+inline HttpAnswer Http(int port, const std::string& method, const std::string& target,
+                       const std::string* body = nullptr, const std::vector<std::string>& headers = {}) {
   HttpAnswer answer;
   CURL* curl = curl_easy_init();
   curl_slist* list = curl_slist_append(nullptr, "Expect:");
@@ -60,11 +60,10 @@ struct Keys {
   Ed25519KeyPair pair = NewEd25519KeyPair();
   rpc::Signer signer{"gateway", pair.private_key, Clock::Real()};
   std::unique_ptr<rpc::Guard> Guard(const std::string& service) {
-    return std::make_unique<rpc::Guard>(
-        service, rpc::Verifier(service, {{"gateway", pair.public_key}}, Clock::Real()),
-        [](const std::vector<std::string>& roles, std::string_view) {
-          return std::find(roles.begin(), roles.end(), "admin") != roles.end();
-        });
+    return std::make_unique<rpc::Guard>(service, rpc::Verifier(service, {{"gateway", pair.public_key}}, Clock::Real()),
+                                        [](const std::vector<std::string>& roles, std::string_view) {
+                                          return std::find(roles.begin(), roles.end(), "admin") != roles.end();
+                                        });
   }
 };
 

@@ -53,20 +53,23 @@ TEST_CASE("conditions are read with their operator, several are ANDed") {
   CHECK(Shape("") == "");
   CHECK(Shape("filter[status]=open") == R"(filter { condition { field: "status" op: "eq" values: "open" } })");
   CHECK(Shape("filter%5Bage%5D%5Bgte%5D=18") == R"(filter { condition { field: "age" op: "gte" values: "18" } })");
-  CHECK(Shape("filter[age][gte]=18&filter[age][lt]=65") ==
-        R"(filter { and { filters { condition { field: "age" op: "gte" values: "18" } } filters { condition { field: "age" op: "lt" values: "65" } } } })");
+  CHECK(
+      Shape("filter[age][gte]=18&filter[age][lt]=65") ==
+      R"(filter { and { filters { condition { field: "age" op: "gte" values: "18" } } filters { condition { field: "age" op: "lt" values: "65" } } } })");
   CHECK(Shape("filter[author.country]=FR") ==
         R"(filter { condition { field: "author.country" op: "eq" values: "FR" } })");
   CHECK(Shape("filter[name]=a%2Bb+c") == R"(filter { condition { field: "name" op: "eq" values: "a+b c" } })");
 }
 
 TEST_CASE("groups, negation and quantifiers nest") {
-  CHECK(Shape("filter[or][0][age][lt]=18&filter[or][1][vip]=true&filter[or][0][vip]=false") ==
-        R"(filter { or { filters { and { filters { condition { field: "age" op: "lt" values: "18" } } filters { condition { field: "vip" op: "eq" values: "false" } } } } filters { condition { field: "vip" op: "eq" values: "true" } } } })");
+  CHECK(
+      Shape("filter[or][0][age][lt]=18&filter[or][1][vip]=true&filter[or][0][vip]=false") ==
+      R"(filter { or { filters { and { filters { condition { field: "age" op: "lt" values: "18" } } filters { condition { field: "vip" op: "eq" values: "false" } } } } filters { condition { field: "vip" op: "eq" values: "true" } } } })");
   CHECK(Shape("filter[not][status]=open") ==
         R"(filter { not { condition { field: "status" op: "eq" values: "open" } } })");
-  CHECK(Shape("filter[comments][some][approved]=true") ==
-        R"(filter { related { relation: "comments" quantifier: "some" filter { condition { field: "approved" op: "eq" values: "true" } } } })");
+  CHECK(
+      Shape("filter[comments][some][approved]=true") ==
+      R"(filter { related { relation: "comments" quantifier: "some" filter { condition { field: "approved" op: "eq" values: "true" } } } })");
 }
 
 TEST_CASE("a list of values is comma-separated, with an escape, or indexed") {
@@ -81,8 +84,10 @@ TEST_CASE("sort, fields, expansions and the single values") {
         R"(sort { field: "created_at" descending: true } sort { field: "rank" nulls: NULLS_ORDER_LAST })");
   CHECK(Shape("fields=id,author.name") == R"(fields: "id" fields: "author.name")");
   CHECK(Shape("fields=*") == "");
-  CHECK(Shape("expand[comments][limit]=5&expand=author,comments&expand[comments][filter][ok]=true&expand[comments][sort]=-id") ==
-        R"(expand { path: "author" } expand { path: "comments" query { filter { condition { field: "ok" op: "eq" values: "true" } } sort { field: "id" descending: true } limit: 5 } })");
+  CHECK(
+      Shape("expand[comments][limit]=5&expand=author,comments&expand[comments][filter][ok]=true&expand[comments][sort]="
+            "-id") ==
+      R"(expand { path: "author" } expand { path: "comments" query { filter { condition { field: "ok" op: "eq" values: "true" } } sort { field: "id" descending: true } limit: 5 } })");
   CHECK(Shape("limit=200&count=exact&deleted=only&view=short&cursor=abc") ==
         R"(limit: 200 cursor: "abc" count: COUNT_MODE_EXACT deleted: DELETED_MODE_ONLY view: "short")");
   CHECK(Shape("offset=100") == "offset: 100");

@@ -47,7 +47,8 @@ std::string Chunks(std::string_view bytes, size_t step = 1 << 20) {
 
 TEST_CASE("a request head is taken apart") {
   Head head;
-  REQUIRE(Parse("GET /v1/a%20b?x=1&y HTTP/1.1\r\nHost: Example.org:80\r\nX-A:  b \r\nConnection: close\r\n\r\nrest", &head) == "ok");
+  REQUIRE(Parse("GET /v1/a%20b?x=1&y HTTP/1.1\r\nHost: Example.org:80\r\nX-A:  b \r\nConnection: close\r\n\r\nrest",
+                &head) == "ok");
   CHECK(head.method == "GET");
   CHECK(head.target == "/v1/a%20b?x=1&y");
   CHECK(head.path == "/v1/a%20b");
@@ -155,8 +156,8 @@ TEST_CASE("lines, header blocks and fields are bounded, without waiting for thei
 }
 
 TEST_CASE("paths with dots, encoded slashes, NUL and broken escapes are refused, empty segments are kept") {
-  for (const char* target : {"/a/../b", "/a/%2e%2e/b", "/.", "/%2E", "/a%2Fb", "/a%2fb", "/a%5cb", "/a%00", "/a%zz", "/a%4",
-                             "/a%c0%af", "/a%ff", "/a%0a"}) {
+  for (const char* target : {"/a/../b", "/a/%2e%2e/b", "/.", "/%2E", "/a%2Fb", "/a%2fb", "/a%5cb", "/a%00", "/a%zz",
+                             "/a%4", "/a%c0%af", "/a%ff", "/a%0a"}) {
     INFO(target);
     CHECK(Path(target) == "invalid-path");
   }
@@ -178,8 +179,9 @@ TEST_CASE("chunked bodies are decoded, whatever the pieces; trailers are dropped
 }
 
 TEST_CASE("what is no chunked body is refused") {
-  for (const char* bytes : {"\r\n", "x\r\n", "-1\r\n", "0x5\r\n", "5 \r\nhello\r\n", "5\nhello\r\n", "5\r\nhelloX\r\n", "5\r\nhello\n",
-                            "1000000000000000\r\n", "ffffffffffffffffff\r\n", "0\r\nA: b\n\r\n", "5\r\rhello"}) {
+  for (const char* bytes :
+       {"\r\n", "x\r\n", "-1\r\n", "0x5\r\n", "5 \r\nhello\r\n", "5\nhello\r\n", "5\r\nhelloX\r\n", "5\r\nhello\n",
+        "1000000000000000\r\n", "ffffffffffffffffff\r\n", "0\r\nA: b\n\r\n", "5\r\rhello"}) {
     INFO(bytes);
     CHECK(Chunks(bytes) == "malformed-request");
   }

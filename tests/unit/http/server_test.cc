@@ -224,8 +224,8 @@ TEST_CASE("pipelined requests are answered in order on one connection") {
   Client client(world.server->port());
   std::string bytes;
   for (int i = 0; i < 1000; ++i)
-    StrAppend(&bytes, i % 2 == 0 ? "GET" : "POST", " /", i, " HTTP/1.1\r\nHost: h\r\n", i % 2 == 0 ? "" : "Content-Length: 3\r\n",
-              "\r\n", i % 2 == 0 ? "" : "abc");
+    StrAppend(&bytes, i % 2 == 0 ? "GET" : "POST", " /", i, " HTTP/1.1\r\nHost: h\r\n",
+              i % 2 == 0 ? "" : "Content-Length: 3\r\n", "\r\n", i % 2 == 0 ? "" : "abc");
   std::thread sender([&] { client.Send(bytes); });
   bool in_order = true;
   for (int i = 0; i < 1000; ++i) {
@@ -238,12 +238,15 @@ TEST_CASE("pipelined requests are answered in order on one connection") {
 
 TEST_CASE("a smuggled request is never seen: 400, closed") {
   World world;
-  for (const char* bytes : {
-           "POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /evil HTTP/1.1\r\nHost: h\r\n\r\n",
-           "POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\nContent-Length: 44\r\n\r\nGET /evil HTTP/1.1\r\nHost: h\r\n\r\n",
-           "POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\nGET /evil HTTP/1.1\r\nHost: h\r\n\r\n",
-           "GET /a HTTP/1.1\r\nHost: h\r\nA: b\nX: c\r\n\r\nGET /evil HTTP/1.1\r\nHost: h\r\n\r\n",
-           "POST /a HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /evil HTTP/1.1\r\nHost: h\r\n\r\n"}) {
+  for (const char* bytes :
+       {"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /evil "
+        "HTTP/1.1\r\nHost: h\r\n\r\n",
+        "POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\nContent-Length: 44\r\n\r\nGET /evil HTTP/1.1\r\nHost: "
+        "h\r\n\r\n",
+        "POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\nGET /evil "
+        "HTTP/1.1\r\nHost: h\r\n\r\n",
+        "GET /a HTTP/1.1\r\nHost: h\r\nA: b\nX: c\r\n\r\nGET /evil HTTP/1.1\r\nHost: h\r\n\r\n",
+        "POST /a HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /evil HTTP/1.1\r\nHost: h\r\n\r\n"}) {
     INFO(bytes);
     Client client(world.server->port());
     client.Send(bytes);
@@ -261,7 +264,9 @@ TEST_CASE("a smuggled request is never seen: 400, closed") {
 TEST_CASE("a chunked body with a bad chunk ends the connection before the next request") {
   World world;
   Client client(world.server->port());
-  client.Send("POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhelloX\r\nGET /evil HTTP/1.1\r\nHost: h\r\n\r\n");
+  client.Send(
+      "POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhelloX\r\nGET /evil HTTP/1.1\r\nHost: "
+      "h\r\n\r\n");
   const auto answer = client.Read();
   CHECK(answer->status == 400);
   CHECK(client.ReadAll().empty());
@@ -286,7 +291,8 @@ TEST_CASE("statuses of the refused: version, method, host, length, expectation")
 TEST_CASE("a bad path is refused and the connection goes on") {
   World world;
   Client client(world.server->port());
-  client.Send("POST /a/%2e%2e/b HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabcGET /next HTTP/1.1\r\nHost: h\r\n\r\n");
+  client.Send(
+      "POST /a/%2e%2e/b HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabcGET /next HTTP/1.1\r\nHost: h\r\n\r\n");
   CHECK(client.Read()->Problem() == "invalid-path");
   CHECK(client.Read()->body == "GET /next?");
 }
@@ -296,13 +302,17 @@ TEST_CASE("bodies: whole, chunked, in pieces, to the limit and not beyond") {
   options.body_limit = 1000;
   World world(options);
   CHECK(world.Ask("POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello").body == "hello");
-  CHECK(world.Ask("POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n").body == "hello");
-  CHECK(world.Ask(StrCat("POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n", std::string(1000, 'a'))).body.size() == 1000);
+  CHECK(world.Ask("POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n").body ==
+        "hello");
+  CHECK(world.Ask(StrCat("POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n", std::string(1000, 'a')))
+            .body.size() == 1000);
   // Declared: refused before a byte of it came.
   CHECK(world.Ask("POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 1001\r\n\r\n").Problem() == "content-too-large");
   // Streamed: at the limit, though the end never comes.
-  CHECK(world.Ask(StrCat("POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3e9\r\n", std::string(1001, 'a'))).Problem() ==
-        "content-too-large");
+  CHECK(world
+            .Ask(StrCat("POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3e9\r\n",
+                        std::string(1001, 'a')))
+            .Problem() == "content-too-large");
 }
 
 TEST_CASE("Expect: 100-continue is answered when the handler wants the body, not before a refusal") {

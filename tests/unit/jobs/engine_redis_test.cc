@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The engine in quiet weather: what a job goes through, one claim per case.
-#include "libs/jobs/engine.h"
-
 #include <atomic>
 #include <map>
 #include <set>
 #include <thread>
 
 #include "absl/synchronization/notification.h"
+#include "libs/jobs/engine.h"
 #include "libs/jobs/in_hand.h"
 #include "libs/jobs/keys.h"
 #include "tests/unit/jobs/world.h"
@@ -57,10 +56,12 @@ TEST_CASE("a failing job is tried again with its errors kept, then dead; run aga
     if (job.attempt() == 2) throw std::runtime_error("thrown");
     return Outcome::Retry("flaky", absl::StrCat("run ", job.attempt()));
   });
-  registry.Register("test.dead", [&](RunningJob&) { return heal ? Outcome::Done() : Outcome::Dead("no_use", "never"); });
+  registry.Register("test.dead",
+                    [&](RunningJob&) { return heal ? Outcome::Done() : Outcome::Dead("no_use", "never"); });
   Engine engine(FastOptions(w.redis.url()), registry, w.pool);
   REQUIRE_THAT(engine.Start(), IsOk());
-  const Uuid lives = w.AddOne({.kind = "test.fail"}), dies = w.AddOne({.kind = "test.fail", .max_attempts = 3}), dead = w.AddOne({.kind = "test.dead"});
+  const Uuid lives = w.AddOne({.kind = "test.fail"}), dies = w.AddOne({.kind = "test.fail", .max_attempts = 3}),
+             dead = w.AddOne({.kind = "test.dead"});
   REQUIRE(w.WaitFor(lives, "succeeded"));
   REQUIRE(w.WaitFor(dies, "dead"));
   REQUIRE(w.WaitFor(dead, "dead"));
@@ -73,7 +74,10 @@ TEST_CASE("a failing job is tried again with its errors kept, then dead; run aga
   CHECK(errors.find("\"run 3\"") != std::string::npos);
   CHECK(w.Get(dead).attempt == 1);
   heal = true;
-  REQUIRE_THAT(w.pool.Transaction(absl::Now() + absl::Seconds(5), [&](pqxx::transaction_base& tx) { return RetryJob(tx, w.context, dead, "healed").status(); }), IsOk());
+  REQUIRE_THAT(
+      w.pool.Transaction(absl::Now() + absl::Seconds(5),
+                         [&](pqxx::transaction_base& tx) { return RetryJob(tx, w.context, dead, "healed").status(); }),
+      IsOk());
   CHECK(w.WaitFor(dead, "succeeded"));
   CHECK(w.Get(dead).attempt == 1);
 }
@@ -82,14 +86,16 @@ TEST_CASE("snoozes cost no attempt, delays are kept, deadlines discard, unknown 
   World w;
   Registry registry;
   std::atomic<int> naps{0};
-  registry.Register("test.nap", [&](RunningJob&) { return ++naps <= 3 ? Outcome::Snooze(absl::Milliseconds(30)) : Outcome::Done(); });
+  registry.Register(
+      "test.nap", [&](RunningJob&) { return ++naps <= 3 ? Outcome::Snooze(absl::Milliseconds(30)) : Outcome::Done(); });
   registry.Register("test.note", [&](RunningJob&) { return Outcome::Done(); });
   Engine engine(FastOptions(w.redis.url()), registry, w.pool);
   REQUIRE_THAT(engine.Start(), IsOk());
   const Uuid nap = w.AddOne({.kind = "test.nap", .max_attempts = 1});
   const Uuid later = w.AddOne({.kind = "test.note", .run_at = absl::Now() + absl::Milliseconds(800)});
   const Uuid late = w.AddOne({.kind = "test.note", .deadline = absl::Now() - absl::Seconds(1)});
-  const Uuid unknown = w.AddOne({.kind = "nobody.knows"}), keyed_unknown = w.AddOne({.kind = "nobody.knows", .ordering_key = "k"});
+  const Uuid unknown = w.AddOne({.kind = "nobody.knows"}),
+             keyed_unknown = w.AddOne({.kind = "nobody.knows", .ordering_key = "k"});
   REQUIRE(w.WaitFor(nap, "succeeded"));
   CHECK(w.Get(nap).snoozes == 3);
   CHECK(w.Get(nap).attempt == 1);
@@ -116,8 +122,13 @@ TEST_CASE("a cancel reaches the handler, and its late success does not revive th
   const Uuid id = w.AddOne({.kind = "test.long"});
   REQUIRE(started.WaitForNotificationWithTimeout(absl::Seconds(10)));
   REQUIRE(w.WaitFor(id, "running"));
-  CHECK(Eventually([&] { return w.redis.Command({"XLEN", "mainstay:jobs:{default}:4"}) == "0"; }));  // it has left the stream
-  REQUIRE_THAT(w.pool.Transaction(absl::Now() + absl::Seconds(5), [&](pqxx::transaction_base& tx) { return CancelJob(tx, w.context, id, "").status(); }), IsOk());
+  CHECK(Eventually([&] {
+    return w.redis.Command({"XLEN", "mainstay:jobs:{default}:4"}) == "0";
+  }));  // it has left the stream
+  REQUIRE_THAT(
+      w.pool.Transaction(absl::Now() + absl::Seconds(5),
+                         [&](pqxx::transaction_base& tx) { return CancelJob(tx, w.context, id, "").status(); }),
+      IsOk());
   REQUIRE(told.WaitForNotificationWithTimeout(absl::Seconds(5)));
   REQUIRE(Eventually([&] { return engine.stats().fenced == 1; }));
   CHECK(w.Get(id).state == "cancelled");
@@ -140,7 +151,9 @@ TEST_CASE("the soft limit asks, the hard limit takes the job away") {
   });
   EngineOptions options = FastOptions(w.redis.url());
   options.policy = [](std::string_view) {
-    return QueuePolicy{.backoff = {.base = absl::Milliseconds(10)}, .soft_limit = absl::Milliseconds(300), .hard_limit = absl::Milliseconds(600)};
+    return QueuePolicy{.backoff = {.base = absl::Milliseconds(10)},
+                       .soft_limit = absl::Milliseconds(300),
+                       .hard_limit = absl::Milliseconds(600)};
   };
   Engine engine(options, registry, w.pool);
   REQUIRE_THAT(engine.Start(), IsOk());
@@ -179,7 +192,9 @@ TEST_CASE("jobs of a key run one after another in order of enqueue, also when he
   constexpr int kKeys = 10, kEach = 30;
   for (int n = 1; n <= kEach; ++n) {
     std::vector<JobSpec> batch;
-    for (int k = 0; k < kKeys; ++k) batch.push_back({.kind = "test.keyed", .args = absl::StrCat("\"k", k, ":", n, "\""), .ordering_key = absl::StrCat("k", k)});
+    for (int k = 0; k < kKeys; ++k)
+      batch.push_back(
+          {.kind = "test.keyed", .args = absl::StrCat("\"k", k, ":", n, "\""), .ordering_key = absl::StrCat("k", k)});
     // args is "k3:17" with its quotes; stoi stops at the closing one
     w.Add(batch);
   }
@@ -194,18 +209,20 @@ TEST_CASE("a handler finishes its job in its own transaction: both or neither") 
   Registry registry;
   registry.Register("test.effect", [&](RunningJob& job) {
     const bool fail = job.attempt() == 1 && job.args() == "\"fail\"";
-    const absl::Status status = w.pool.Transaction(absl::Now() + absl::Seconds(5), [&](pqxx::transaction_base& tx) -> absl::Status {
-      tx.exec_params("INSERT INTO effects (job, fence) VALUES ($1, $2)", job.id().ToString(), job.fence());
-      const absl::Status finished = job.FinishIn(tx, Outcome::Done("1"));
-      if (!finished.ok()) return finished;
-      return fail ? absl::AbortedError("changed my mind") : absl::OkStatus();
-    });
+    const absl::Status status =
+        w.pool.Transaction(absl::Now() + absl::Seconds(5), [&](pqxx::transaction_base& tx) -> absl::Status {
+          tx.exec_params("INSERT INTO effects (job, fence) VALUES ($1, $2)", job.id().ToString(), job.fence());
+          const absl::Status finished = job.FinishIn(tx, Outcome::Done("1"));
+          if (!finished.ok()) return finished;
+          return fail ? absl::AbortedError("changed my mind") : absl::OkStatus();
+        });
     if (fail) return Outcome::Done("\"a lie\"");  // says done, but nothing was committed
     return Outcome::FromStatus(status);
   });
   Engine engine(FastOptions(w.redis.url()), registry, w.pool);
   REQUIRE_THAT(engine.Start(), IsOk());
-  const Uuid good = w.AddOne({.kind = "test.effect"}), lied = w.AddOne({.kind = "test.effect", .args = "\"fail\"", .ordering_key = "k"}),
+  const Uuid good = w.AddOne({.kind = "test.effect"}),
+             lied = w.AddOne({.kind = "test.effect", .args = "\"fail\"", .ordering_key = "k"}),
              next = w.AddOne({.kind = "test.effect", .ordering_key = "k"});
   REQUIRE(w.WaitFor(good, "succeeded"));
   REQUIRE(w.WaitFor(lied, "succeeded"));
@@ -222,21 +239,28 @@ TEST_CASE("of a completion and a reclaim at the same moment exactly one wins") {
     const Uuid id = w.AddOne({.kind = "test.race"});
     std::atomic<int64_t> completed{0}, reissued{0};
     auto complete = [&] {
-      CHECK_THAT(w.pool.Transaction(absl::Now() + absl::Seconds(5), [&](pqxx::transaction_base& tx) -> absl::Status {
-        CompleteArrays batch;
-        batch.Add(id, 1, kStateSucceeded, nullptr, "", "", 1, 0);
-        std::vector<int64_t> freed;
-        std::vector<Handout> handouts;
-        completed = Complete(tx, std::move(batch), nullptr, "zombie", &freed, &handouts);
-        return absl::OkStatus();
-      }), IsOk());
+      CHECK_THAT(w.pool.Transaction(absl::Now() + absl::Seconds(5),
+                                    [&](pqxx::transaction_base& tx) -> absl::Status {
+                                      CompleteArrays batch;
+                                      batch.Add(id, 1, kStateSucceeded, nullptr, "", "", 1, 0);
+                                      std::vector<int64_t> freed;
+                                      std::vector<Handout> handouts;
+                                      completed = Complete(tx, std::move(batch), nullptr, "zombie", &freed, &handouts);
+                                      return absl::OkStatus();
+                                    }),
+                 IsOk());
     };
     Sql(w.url, "UPDATE mainstay.jobs SET state = 5");
     std::thread zombie(complete);
-    CHECK_THAT(w.pool.Transaction(absl::Now() + absl::Seconds(5), [&](pqxx::transaction_base& tx) -> absl::Status {
-      reissued = static_cast<int64_t>(Run(tx, sql::kReissue, absl::StrCat("{", id.ToString(), "}"), "{1}", kStateReady, "{1}", "{0}").size());
-      return absl::OkStatus();
-    }), IsOk());
+    CHECK_THAT(w.pool.Transaction(absl::Now() + absl::Seconds(5),
+                                  [&](pqxx::transaction_base& tx) -> absl::Status {
+                                    reissued = static_cast<int64_t>(Run(tx, sql::kReissue,
+                                                                        absl::StrCat("{", id.ToString(), "}"), "{1}",
+                                                                        kStateReady, "{1}", "{0}")
+                                                                        .size());
+                                    return absl::OkStatus();
+                                  }),
+               IsOk());
     zombie.join();
     REQUIRE(completed + reissued == 1);
     REQUIRE(w.Get(id).state == (completed == 1 ? "succeeded" : "scheduled"));
@@ -275,12 +299,17 @@ TEST_CASE("a paused queue starts nothing, takes jobs, and goes on where it stood
   REQUIRE_THAT(engine.Start(), IsOk());
   const Uuid before = w.AddOne({.kind = "test.note"});
   REQUIRE(w.WaitFor(before, "succeeded"));
-  REQUIRE_THAT(w.pool.Transaction(absl::Now() + absl::Seconds(5), [&](pqxx::transaction_base& tx) { return PauseQueue(tx, w.context, "default", "test"); }), IsOk());
+  REQUIRE_THAT(
+      w.pool.Transaction(absl::Now() + absl::Seconds(5),
+                         [&](pqxx::transaction_base& tx) { return PauseQueue(tx, w.context, "default", "test"); }),
+      IsOk());
   std::vector<JobSpec> batch(200, JobSpec{.kind = "test.note"});
   w.Add(batch);
   absl::SleepFor(absl::Milliseconds(700));
   CHECK(w.Finished() == 1);
-  REQUIRE_THAT(w.pool.Transaction(absl::Now() + absl::Seconds(5), [&](pqxx::transaction_base& tx) { return ResumeQueue(tx, "default"); }), IsOk());
+  REQUIRE_THAT(w.pool.Transaction(absl::Now() + absl::Seconds(5),
+                                  [&](pqxx::transaction_base& tx) { return ResumeQueue(tx, "default"); }),
+               IsOk());
   CHECK(Eventually([&] { return w.Finished() == 201; }));
 }
 
@@ -297,8 +326,10 @@ TEST_CASE("entries delivered twice, of an old fence, of unknown jobs and of no k
   REQUIRE(Eventually([&] { return w.redis.Command({"XLEN", stream}) == "20"; }));
   Sql(w.url, "UPDATE mainstay.jobs SET fence = 2 WHERE id = '" + added[0].id.ToString() + "'");
   for (const auto& job : added) w.redis.Command({"XADD", stream, "*", kEntryField, job.entry});
-  w.redis.Command({"XADD", stream, "*", kEntryField, EncodeEntry({.id = added[0].id, .fence = 2, .kind = "test.note", .args = "{}"})});
-  w.redis.Command({"XADD", stream, "*", kEntryField, EncodeEntry({.id = NewUuid(), .kind = "test.note", .args = "{}"})});
+  w.redis.Command({"XADD", stream, "*", kEntryField,
+                   EncodeEntry({.id = added[0].id, .fence = 2, .kind = "test.note", .args = "{}"})});
+  w.redis.Command(
+      {"XADD", stream, "*", kEntryField, EncodeEntry({.id = NewUuid(), .kind = "test.note", .args = "{}"})});
   w.redis.Command({"XADD", stream, "*", kEntryField, "garbage"});
   w.redis.Command({"XADD", stream, "*", "other", "field"});
   Engine engine(FastOptions(w.redis.url()), registry, w.pool);

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// The engine in bad weather, with real servers that are emptied, stopped and killed, and a worker process that is killed. The ledger and the effects table stand outside the engine.
+// The engine in bad weather, with real servers that are emptied, stopped and killed, and a worker process that is
+// killed. The ledger and the effects table stand outside the engine.
+#include <signal.h>
+
 #include <atomic>
 #include <thread>
-
-#include <signal.h>
 
 #include "libs/jobs/engine.h"
 #include "tests/support/environment.h"
@@ -21,30 +22,38 @@ using testing::SqlValue;
 void RegisterWork(Registry& registry, World& w) {
   registry.Register("test.work", [&w](RunningJob& job) {
     absl::SleepFor(absl::Milliseconds(std::min(50, std::atoi(std::string(job.args()).c_str()))));
-    return Outcome::FromStatus(w.pool.Transaction(absl::Now() + absl::Seconds(10), [&](pqxx::transaction_base& tx) -> absl::Status {
-      tx.exec_params("INSERT INTO effects (job, fence) VALUES ($1, $2)", job.id().ToString(), job.fence());
-      return job.FinishIn(tx, Outcome::Done());
-    }));
+    return Outcome::FromStatus(
+        w.pool.Transaction(absl::Now() + absl::Seconds(10), [&](pqxx::transaction_base& tx) -> absl::Status {
+          tx.exec_params("INSERT INTO effects (job, fence) VALUES ($1, $2)", job.id().ToString(), job.fence());
+          return job.FinishIn(tx, Outcome::Done());
+        }));
   });
 }
 
 // Lost 0, double effects 0, nothing leaked.
 void CheckAllDone(World& w, int64_t jobs, absl::Duration within = absl::Seconds(30)) {
   if (!Eventually([&] { return w.Count("SELECT count(*) FROM mainstay.jobs") == 0; }, within)) {
-    for (const auto& row : Sql(w.url, "SELECT row_to_json(j)::text FROM mainstay.jobs j LIMIT 3")) UNSCOPED_INFO(row[0]);
-    UNSCOPED_INFO(w.redis.Command({"XPENDING", "mainstay:jobs:{default}:4", "workers"}) << " pending, length " << w.redis.Command({"XLEN", "mainstay:jobs:{default}:4"}));
+    for (const auto& row : Sql(w.url, "SELECT row_to_json(j)::text FROM mainstay.jobs j LIMIT 3"))
+      UNSCOPED_INFO(row[0]);
+    UNSCOPED_INFO(w.redis.Command({"XPENDING", "mainstay:jobs:{default}:4", "workers"})
+                  << " pending, length " << w.redis.Command({"XLEN", "mainstay:jobs:{default}:4"}));
     FAIL(w.Count("SELECT count(*) FROM mainstay.jobs") << " jobs are not final");
   }
   CHECK(w.Finished() == jobs);
   CHECK(w.Count("SELECT count(*) FROM effects") == jobs);
-  CHECK(w.Count("SELECT count(*) FROM mainstay.jobs_history h JOIN effects e ON e.job = h.id AND e.fence = h.fence") == jobs);
+  CHECK(w.Count("SELECT count(*) FROM mainstay.jobs_history h JOIN effects e ON e.job = h.id AND e.fence = h.fence") ==
+        jobs);
   CHECK(w.Count("SELECT count(*) FROM mainstay.job_slots") == 0);
   CHECK(w.Count("SELECT count(*) FROM mainstay.job_unique") == 0);
 }
 
 std::vector<JobSpec> Work(int n, int ms, bool keyed = false) {
   std::vector<JobSpec> jobs;
-  for (int i = 0; i < n; ++i) jobs.push_back({.kind = "test.work", .args = absl::StrCat(ms), .unique_key = i % 10 == 0 ? NewUuid().ToString() : "", .ordering_key = keyed ? absl::StrCat("k", i % 40) : ""});
+  for (int i = 0; i < n; ++i)
+    jobs.push_back({.kind = "test.work",
+                    .args = absl::StrCat(ms),
+                    .unique_key = i % 10 == 0 ? NewUuid().ToString() : "",
+                    .ordering_key = keyed ? absl::StrCat("k", i % 40) : ""});
   return jobs;
 }
 
@@ -108,25 +117,31 @@ TEST_CASE("PostgreSQL restarted in the middle: results are held and stored, none
   crash ? postgres->Kill() : postgres->Stop();
   absl::SleepFor(absl::Milliseconds(800));
   postgres->Start();
-  REQUIRE(Eventually([&] {
-    try {
-      return w.Count("SELECT count(*) FROM mainstay.jobs") == 0;
-    } catch (const std::exception&) {
-      return false;
-    }
-  }, absl::Seconds(40)));
+  REQUIRE(Eventually(
+      [&] {
+        try {
+          return w.Count("SELECT count(*) FROM mainstay.jobs") == 0;
+        } catch (const std::exception&) {
+          return false;
+        }
+      },
+      absl::Seconds(40)));
   CHECK(w.Finished() == 1500);
   CHECK(w.Count("SELECT count(*) FROM mainstay.jobs_history WHERE errors IS NOT NULL") == 0);
   CHECK(ran >= 1500);
 }
 
-TEST_CASE("a worker killed with -9 in mid-job: another takes its jobs over under a higher fence, with one effect each") {
+TEST_CASE(
+    "a worker killed with -9 in mid-job: another takes its jobs over under a higher fence, with one effect each") {
   World w;
   testing::Subprocess worker({.argv = {testing::BinDir() + "/jobs_test_worker", w.url, w.redis.url()}});
   REQUIRE(worker.WaitForOutput("READY"));
   w.Add(Work(2, 60000));  // long ones: written as running
   w.Add(Work(300, 20));
-  REQUIRE(Eventually([&] { return w.Count("SELECT count(*) FROM ledger WHERE what = 'end'") > 20 && w.Count("SELECT count(*) FROM mainstay.jobs WHERE state = 5") == 2; }));
+  REQUIRE(Eventually([&] {
+    return w.Count("SELECT count(*) FROM ledger WHERE what = 'end'") > 20 &&
+           w.Count("SELECT count(*) FROM mainstay.jobs WHERE state = 5") == 2;
+  }));
   worker.Signal(SIGKILL);
   Registry registry;
   RegisterWork(registry, w);
@@ -139,11 +154,16 @@ TEST_CASE("a worker killed with -9 in mid-job: another takes its jobs over under
 
 TEST_CASE("SIGTERM: short jobs finish, long ones are handed back at no cost and picked up at once") {
   World w;
-  auto worker = std::make_unique<testing::Subprocess>(testing::SpawnOptions{.argv = {testing::BinDir() + "/jobs_test_worker", w.url, w.redis.url()}});
+  auto worker = std::make_unique<testing::Subprocess>(
+      testing::SpawnOptions{.argv = {testing::BinDir() + "/jobs_test_worker", w.url, w.redis.url()}});
   REQUIRE(worker->WaitForOutput("READY"));
-  const Uuid slow = w.AddOne({.kind = "test.work", .args = "30000"}), keyed = w.AddOne({.kind = "test.work", .args = "30000", .ordering_key = "k"});
+  const Uuid slow = w.AddOne({.kind = "test.work", .args = "30000"}),
+             keyed = w.AddOne({.kind = "test.work", .args = "30000", .ordering_key = "k"});
   w.Add(Work(200, 5));
-  REQUIRE(Eventually([&] { return w.Count("SELECT count(*) FROM ledger WHERE what = 'end'") > 20 && w.Get(slow).state == "running" && w.Get(keyed).state == "running"; }));
+  REQUIRE(Eventually([&] {
+    return w.Count("SELECT count(*) FROM ledger WHERE what = 'end'") > 20 && w.Get(slow).state == "running" &&
+           w.Get(keyed).state == "running";
+  }));
   worker->Signal(SIGTERM);
   REQUIRE(worker->Wait(absl::Seconds(10)) == 0);
   CHECK(w.Get(slow).fence > 1);
@@ -164,12 +184,17 @@ TEST_CASE("a job that takes its worker down is dead after max_crashes, and the o
   const Uuid poison = w.AddOne({.kind = "test.crash"});
   w.Add(Work(20, 1));
   std::unique_ptr<testing::Subprocess> worker;
-  const bool dead = Eventually([&] {
-    if (worker == nullptr || !worker->Running()) worker = std::make_unique<testing::Subprocess>(testing::SpawnOptions{.argv = {testing::BinDir() + "/jobs_test_worker", w.url, w.redis.url()}});
-    return w.Get(poison).state == "dead" && w.Finished() == 20;
-  }, absl::Seconds(60));
+  const bool dead = Eventually(
+      [&] {
+        if (worker == nullptr || !worker->Running())
+          worker = std::make_unique<testing::Subprocess>(
+              testing::SpawnOptions{.argv = {testing::BinDir() + "/jobs_test_worker", w.url, w.redis.url()}});
+        return w.Get(poison).state == "dead" && w.Finished() == 20;
+      },
+      absl::Seconds(60));
   if (!dead) {
-    for (const auto& row : Sql(w.url, "SELECT row_to_json(j)::text FROM mainstay.jobs j LIMIT 3")) UNSCOPED_INFO(row[0]);
+    for (const auto& row : Sql(w.url, "SELECT row_to_json(j)::text FROM mainstay.jobs j LIMIT 3"))
+      UNSCOPED_INFO(row[0]);
     UNSCOPED_INFO(worker->output());
     FAIL("not dead, others done: " << w.Finished());
   }

@@ -11,16 +11,19 @@ namespace {
 
 TEST_CASE("a status becomes the outcome that fits its code") {
   CHECK(Outcome::FromStatus(absl::OkStatus()).kind == Outcome::Kind::kDone);
-  const Outcome retry = Outcome::FromStatus(MakeProblem({.type = "overloaded", .detail = "busy", .retry_after = absl::Seconds(7)}));
+  const Outcome retry =
+      Outcome::FromStatus(MakeProblem({.type = "overloaded", .detail = "busy", .retry_after = absl::Seconds(7)}));
   CHECK(retry.kind == Outcome::Kind::kRetry);
   CHECK(retry.code == "overloaded");
   CHECK(retry.after == absl::Seconds(7));
-  for (const auto code : {absl::StatusCode::kUnavailable, absl::StatusCode::kAborted, absl::StatusCode::kDeadlineExceeded, absl::StatusCode::kResourceExhausted,
-                          absl::StatusCode::kInternal, absl::StatusCode::kUnknown}) {
+  for (const auto code :
+       {absl::StatusCode::kUnavailable, absl::StatusCode::kAborted, absl::StatusCode::kDeadlineExceeded,
+        absl::StatusCode::kResourceExhausted, absl::StatusCode::kInternal, absl::StatusCode::kUnknown}) {
     CHECK(Outcome::FromStatus(absl::Status(code, "x")).kind == Outcome::Kind::kRetry);
   }
-  for (const auto code : {absl::StatusCode::kInvalidArgument, absl::StatusCode::kNotFound, absl::StatusCode::kPermissionDenied, absl::StatusCode::kFailedPrecondition,
-                          absl::StatusCode::kUnimplemented, absl::StatusCode::kAlreadyExists}) {
+  for (const auto code :
+       {absl::StatusCode::kInvalidArgument, absl::StatusCode::kNotFound, absl::StatusCode::kPermissionDenied,
+        absl::StatusCode::kFailedPrecondition, absl::StatusCode::kUnimplemented, absl::StatusCode::kAlreadyExists}) {
     CHECK(Outcome::FromStatus(absl::Status(code, "x")).kind == Outcome::Kind::kDead);
   }
 }
@@ -36,7 +39,8 @@ TEST_CASE("the registry finds what was registered and lists it") {
 
 TEST_CASE("wrong engine options are named, all at once") {
   CHECK(Validate(EngineOptions()).ok());
-  const absl::Status status = Validate({.executors = 0, .heartbeat = absl::Seconds(5), .lease = absl::Seconds(6), .window = 1});
+  const absl::Status status =
+      Validate({.executors = 0, .heartbeat = absl::Seconds(5), .lease = absl::Seconds(6), .window = 1});
   const std::string text(status.message());
   CHECK(text.find("executors") != std::string::npos);
   CHECK(text.find("lease") != std::string::npos);

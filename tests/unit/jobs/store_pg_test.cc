@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "libs/jobs/store.h"
-
 #include "tests/unit/jobs/world.h"
 
 namespace mainstay::jobs {
@@ -12,8 +11,12 @@ using testing::Sql;
 using testing::SqlValue;
 
 struct Db {
-  Db() : url(testing::NewMigratedDatabase()), pool({.url = url, .size = 4}) { context.principal = {.tenant = "acme", .subject = "user:1"}; }
-  absl::Status Do(absl::FunctionRef<absl::Status(pqxx::transaction_base&)> body) { return pool.Transaction(absl::Now() + absl::Seconds(10), body); }
+  Db() : url(testing::NewMigratedDatabase()), pool({.url = url, .size = 4}) {
+    context.principal = {.tenant = "acme", .subject = "user:1"};
+  }
+  absl::Status Do(absl::FunctionRef<absl::Status(pqxx::transaction_base&)> body) {
+    return pool.Transaction(absl::Now() + absl::Seconds(10), body);
+  }
   Uuid Add(JobSpec job) {
     Uuid id;
     REQUIRE_THAT(Do([&](pqxx::transaction_base& tx) -> absl::Status {
@@ -88,8 +91,11 @@ TEST_CASE("cancelling the holder of a key passes its turn on") {
 TEST_CASE("a dead job runs again with fresh budgets unless its unique key was taken") {
   Db db;
   const Uuid id = db.Add({.kind = "a.b", .unique_key = "u"});
-  Sql(db.url, "WITH d AS (DELETE FROM mainstay.jobs RETURNING *) INSERT INTO mainstay.jobs_history (id, fence, created_at, state, priority, attempt, crashes, snoozes, max_attempts, max_crashes, "
-              "tenant, kind, queue, args, unique_key, principal, errors) SELECT id, fence, created_at, 9, priority, 20, 1, 2, 20, 3, tenant, kind, queue, args, unique_key, principal, '[{\"code\":\"x\"}]' FROM d");
+  Sql(db.url,
+      "WITH d AS (DELETE FROM mainstay.jobs RETURNING *) INSERT INTO mainstay.jobs_history (id, fence, created_at, "
+      "state, priority, attempt, crashes, snoozes, max_attempts, max_crashes, "
+      "tenant, kind, queue, args, unique_key, principal, errors) SELECT id, fence, created_at, 9, priority, 20, 1, 2, "
+      "20, 3, tenant, kind, queue, args, unique_key, principal, '[{\"code\":\"x\"}]' FROM d");
   Sql(db.url, "DELETE FROM mainstay.job_unique");
   CHECK_THAT(db.Retry(id), IsOk());
   const auto job = db.Get(id);
@@ -102,9 +108,12 @@ TEST_CASE("a dead job runs again with fresh budgets unless its unique key was ta
   CHECK(SqlValue(db.url, "SELECT job FROM mainstay.job_unique") == id.ToString());
   CHECK(SqlValue(db.url, "SELECT options->'retried'->>'reason' FROM mainstay.jobs") == "fixed");
 
-  Sql(db.url, "WITH d AS (DELETE FROM mainstay.jobs RETURNING *) INSERT INTO mainstay.jobs_history (id, fence, created_at, state, priority, attempt, crashes, snoozes, max_attempts, max_crashes, "
-              "tenant, kind, queue, args, unique_key, principal) SELECT id, fence, created_at, 9, priority, 20, 1, 2, 20, 3, tenant, kind, queue, args, unique_key, principal FROM d; "
-              "DELETE FROM mainstay.job_unique");
+  Sql(db.url,
+      "WITH d AS (DELETE FROM mainstay.jobs RETURNING *) INSERT INTO mainstay.jobs_history (id, fence, created_at, "
+      "state, priority, attempt, crashes, snoozes, max_attempts, max_crashes, "
+      "tenant, kind, queue, args, unique_key, principal) SELECT id, fence, created_at, 9, priority, 20, 1, 2, 20, 3, "
+      "tenant, kind, queue, args, unique_key, principal FROM d; "
+      "DELETE FROM mainstay.job_unique");
   db.Add({.kind = "a.b", .unique_key = "u"});
   CHECK_THAT(db.Retry(id), HasProblem("unique-violation"));
   CHECK(db.Get(id)->state == "dead");
@@ -118,11 +127,11 @@ TEST_CASE("queues say what is in them and who paused them") {
   auto queue = [&](const std::string& name) {
     QueueView view;
     REQUIRE_THAT(db.Do([&](pqxx::transaction_base& tx) -> absl::Status {
-                   auto queues = ListQueues(tx, db.context, name);
-                   if (!queues.ok()) return queues.status();
-                   view = queues->at(0);
-                   return absl::OkStatus();
-                 }),
+      auto queues = ListQueues(tx, db.context, name);
+      if (!queues.ok()) return queues.status();
+      view = queues->at(0);
+      return absl::OkStatus();
+    }),
                  IsOk());
     return view;
   };
@@ -132,20 +141,26 @@ TEST_CASE("queues say what is in them and who paused them") {
   CHECK(view.blocked == 1);
   CHECK(view.oldest_age.has_value());
   CHECK_FALSE(view.paused);
-  CHECK_THAT(db.Do([&](pqxx::transaction_base& tx) { return PauseQueue(tx, db.context, "default", "provider down"); }), IsOk());
+  CHECK_THAT(db.Do([&](pqxx::transaction_base& tx) { return PauseQueue(tx, db.context, "default", "provider down"); }),
+             IsOk());
   view = queue("default");
   CHECK(view.paused);
   CHECK(view.paused_by == "user:1");
   CHECK(view.paused_reason == "provider down");
   CHECK_THAT(db.Do([&](pqxx::transaction_base& tx) { return ResumeQueue(tx, "default"); }), IsOk());
   CHECK_FALSE(queue("default").paused);
-  CHECK_THAT(db.Do([&](pqxx::transaction_base& tx) { return PauseQueue(tx, db.context, "nope", "x"); }), HasProblem("not-found"));
+  CHECK_THAT(db.Do([&](pqxx::transaction_base& tx) { return PauseQueue(tx, db.context, "nope", "x"); }),
+             HasProblem("not-found"));
 }
 
 TEST_CASE("upkeep of the history makes the days ahead and drops those past retention") {
   Db db;
-  Sql(db.url, "CREATE TABLE mainstay.jobs_history_20200101 PARTITION OF mainstay.jobs_history FOR VALUES FROM ('2020-01-01') TO ('2020-01-02')");
-  CHECK(Sql(testing::Postgres::As(db.url, "mainstay_worker"), "SELECT * FROM mainstay.maintain_job_history(5, interval '7 days')")[0] == std::vector<std::string>{"2", "1"});
+  Sql(db.url,
+      "CREATE TABLE mainstay.jobs_history_20200101 PARTITION OF mainstay.jobs_history FOR VALUES FROM ('2020-01-01') "
+      "TO ('2020-01-02')");
+  CHECK(Sql(testing::Postgres::As(db.url, "mainstay_worker"),
+            "SELECT * FROM mainstay.maintain_job_history(5, interval '7 days')")[0] ==
+        std::vector<std::string>{"2", "1"});
   CHECK(SqlValue(db.url, "SELECT to_regclass('mainstay.jobs_history_20200101') IS NULL") == "t");
 }
 

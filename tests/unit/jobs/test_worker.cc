@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A worker to be killed: jobs_test_worker DATABASE_URL REDIS_URL. Kinds: test.work (notes start, sleeps args ms, one effect in the finishing transaction, notes end) and
-// test.crash (notes start and takes the process down). SIGTERM drains with two seconds.
+// A worker to be killed: jobs_test_worker DATABASE_URL REDIS_URL. Kinds: test.work (notes start, sleeps args ms, one
+// effect in the finishing transaction, notes end) and test.crash (notes start and takes the process down). SIGTERM
+// drains with two seconds.
 #include <signal.h>
 #include <unistd.h>
 
@@ -24,10 +25,13 @@ int main(int, char** argv) {
   log::Init("test-worker", "info");
   postgres::Pool pool({.url = argv[1], .application_name = "jobs_test_worker", .size = 12, .pin_plans = true});
   auto note = [&](const jobs::RunningJob& job, const char* what) {
-    pool.Autocommit(absl::Now() + absl::Seconds(10), [&](pqxx::transaction_base& tx) -> absl::Status {
-      tx.exec_params("INSERT INTO ledger (job, fence, what) VALUES ($1, $2, $3)", job.id().ToString(), job.fence(), what);
-      return absl::OkStatus();
-    }).IgnoreError();
+    pool.Autocommit(absl::Now() + absl::Seconds(10),
+                    [&](pqxx::transaction_base& tx) -> absl::Status {
+                      tx.exec_params("INSERT INTO ledger (job, fence, what) VALUES ($1, $2, $3)", job.id().ToString(),
+                                     job.fence(), what);
+                      return absl::OkStatus();
+                    })
+        .IgnoreError();
   };
   jobs::Registry registry;
   registry.Register("test.work", [&](jobs::RunningJob& job) {
@@ -37,10 +41,11 @@ int main(int, char** argv) {
       if (job.cancelled()) return jobs::Outcome::Retry("stopped", "");
       absl::SleepFor(absl::Milliseconds(10));
     }
-    const absl::Status status = pool.Transaction(absl::Now() + absl::Seconds(10), [&](pqxx::transaction_base& tx) -> absl::Status {
-      tx.exec_params("INSERT INTO effects (job, fence) VALUES ($1, $2)", job.id().ToString(), job.fence());
-      return job.FinishIn(tx, jobs::Outcome::Done());
-    });
+    const absl::Status status =
+        pool.Transaction(absl::Now() + absl::Seconds(10), [&](pqxx::transaction_base& tx) -> absl::Status {
+          tx.exec_params("INSERT INTO effects (job, fence) VALUES ($1, $2)", job.id().ToString(), job.fence());
+          return job.FinishIn(tx, jobs::Outcome::Done());
+        });
     if (!status.ok()) return jobs::Outcome::FromStatus(status);
     note(job, "end");
     return jobs::Outcome::Done();
@@ -58,7 +63,9 @@ int main(int, char** argv) {
   o.sweep = absl::Seconds(1);
   o.dispatch_interval = absl::Milliseconds(20);
   o.claim_stale = absl::Milliseconds(500);
-  o.policy = [](std::string_view) { return jobs::QueuePolicy{.backoff = {.base = absl::Milliseconds(50), .cap = absl::Milliseconds(200)}}; };
+  o.policy = [](std::string_view) {
+    return jobs::QueuePolicy{.backoff = {.base = absl::Milliseconds(50), .cap = absl::Milliseconds(200)}};
+  };
   jobs::Engine engine(o, registry, pool);
   if (const absl::Status status = engine.Start(); !status.ok()) {
     std::fprintf(stderr, "%s\n", std::string(status.message()).c_str());

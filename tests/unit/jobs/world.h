@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the tests of jobs share: a database, a Redis, a ledger outside the engine that handlers write to, and the questions asked of it at the end.
+// What the tests of jobs share: a database, a Redis, a ledger outside the engine that handlers write to, and the
+// questions asked of it at the end.
 #pragma once
 
 #include <catch2/catch.hpp>
@@ -45,7 +46,10 @@ inline EngineOptions FastOptions(const std::string& redis_url) {
   o.sweep = absl::Seconds(1);
   o.dispatch_interval = absl::Milliseconds(20);
   o.claim_stale = absl::Milliseconds(500);
-  o.policy = [](std::string_view) { return QueuePolicy{.backoff = {.base = absl::Milliseconds(20), .cap = absl::Milliseconds(100), .floor = absl::Milliseconds(10)}}; };
+  o.policy = [](std::string_view) {
+    return QueuePolicy{
+        .backoff = {.base = absl::Milliseconds(20), .cap = absl::Milliseconds(100), .floor = absl::Milliseconds(10)}};
+  };
   return o;
 }
 
@@ -65,21 +69,24 @@ class World {
 
   // The usual handler: notes start and end, with the fence, in the ledger.
   void Note(const RunningJob& job, const char* what) {
-    const absl::Status status = pool.Autocommit(absl::Now() + absl::Seconds(20), [&](pqxx::transaction_base& tx) -> absl::Status {
-      tx.exec_params("INSERT INTO ledger (job, fence, what) VALUES ($1, $2, $3)", job.id().ToString(), job.fence(), what);
-      return absl::OkStatus();
-    });
+    const absl::Status status =
+        pool.Autocommit(absl::Now() + absl::Seconds(20), [&](pqxx::transaction_base& tx) -> absl::Status {
+          tx.exec_params("INSERT INTO ledger (job, fence, what) VALUES ($1, $2, $3)", job.id().ToString(), job.fence(),
+                         what);
+          return absl::OkStatus();
+        });
     (void)status;  // a database that is away loses a note; the tests that stop it count effects instead
   }
 
   std::vector<Enqueued> Add(const std::vector<JobSpec>& jobs) {
     std::vector<Enqueued> added;
-    const absl::Status status = pool.Transaction(absl::Now() + absl::Seconds(20), [&](pqxx::transaction_base& tx) -> absl::Status {
-      auto result = Enqueue(tx, context, jobs);
-      if (!result.ok()) return result.status();
-      added = *std::move(result);
-      return absl::OkStatus();
-    });
+    const absl::Status status =
+        pool.Transaction(absl::Now() + absl::Seconds(20), [&](pqxx::transaction_base& tx) -> absl::Status {
+          auto result = Enqueue(tx, context, jobs);
+          if (!result.ok()) return result.status();
+          added = *std::move(result);
+          return absl::OkStatus();
+        });
     REQUIRE_THAT(status, testing::IsOk());
     handoff->Publish(added);
     return added;
@@ -88,12 +95,13 @@ class World {
 
   JobView Get(const Uuid& id) {
     std::optional<JobView> job;
-    const absl::Status status = pool.Autocommit(absl::Now() + absl::Seconds(10), [&](pqxx::transaction_base& tx) -> absl::Status {
-      auto result = GetJob(tx, context, id);
-      if (!result.ok()) return result.status();
-      job = *std::move(result);
-      return absl::OkStatus();
-    });
+    const absl::Status status =
+        pool.Autocommit(absl::Now() + absl::Seconds(10), [&](pqxx::transaction_base& tx) -> absl::Status {
+          auto result = GetJob(tx, context, id);
+          if (!result.ok()) return result.status();
+          job = *std::move(result);
+          return absl::OkStatus();
+        });
     REQUIRE_THAT(status, testing::IsOk());
     return *job;
   }
@@ -101,7 +109,9 @@ class World {
     return Eventually([&] { return Get(id).state == state; }, timeout);
   }
   int64_t Count(const std::string& sql) { return std::stoll(testing::SqlValue(url, sql)); }
-  int64_t Finished(int state = 6) { return Count(absl::StrCat("SELECT count(*) FROM mainstay.jobs_history WHERE state = ", state)); }
+  int64_t Finished(int state = 6) {
+    return Count(absl::StrCat("SELECT count(*) FROM mainstay.jobs_history WHERE state = ", state));
+  }
 
   testing::Redis& redis;
   const std::string url;

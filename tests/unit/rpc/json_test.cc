@@ -96,7 +96,9 @@ TEST_CASE("64-bit integers are read from strings and numbers, exactly or not at 
   for (const char* bad : {R"({"size":"9223372036854775808"})", R"({"size":1.0})", R"({"size":1e2})", R"({"size":" 1"})",
                           R"({"size":"+1"})", R"({"size":""})", R"({"size":true})"}) {
     INFO(bad);
-    CHECK(Errors(bad, info) == std::map<std::string, std::string>{{"/size", std::string_view(bad).find("775808") != std::string::npos ? "out_of_range" : "invalid_type"}});
+    CHECK(Errors(bad, info) ==
+          std::map<std::string, std::string>{
+              {"/size", std::string_view(bad).find("775808") != std::string::npos ? "out_of_range" : "invalid_type"}});
   }
 }
 
@@ -117,7 +119,8 @@ TEST_CASE("every mistake is named at once, with its pointer") {
         std::map<std::string, std::string>{{"/count", "invalid_value"}});
   CHECK(query.deleted() == common::v1::DELETED_MODE_INCLUDE);
   jobs::NewJob new_job;
-  CHECK(Errors(R"({"kind":"a\u0000b"})", new_job) == std::map<std::string, std::string>{{"/kind", "invalid_characters"}});
+  CHECK(Errors(R"({"kind":"a\u0000b"})", new_job) ==
+        std::map<std::string, std::string>{{"/kind", "invalid_characters"}});
   CHECK(Errors(R"({"kind":"a","runAt":"2026-11-24T08:15:30Z"})", new_job) ==
         std::map<std::string, std::string>{{"/runAt", "unknown_field"}});
   CHECK(Errors("[]", new_job) == std::map<std::string, std::string>{{"", "invalid_type"}});

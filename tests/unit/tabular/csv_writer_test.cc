@@ -25,7 +25,10 @@ TEST_CASE("quotes stand where they must; no value differs from empty text") {
 }
 
 TEST_CASE("what a spreadsheet would run gets a leading quote mark, in text cells only") {
-  for (const char* text : {"=1+1", "+49 30 1", "-1", "@SUM(A1)", "\t=1", "\rx", "\nx", "  =1", "\xC2\xA0=1", "\xEF\xBC\x9D" "1", "\xEF\xBC\xA0x"}) {
+  for (const char* text : {"=1+1", "+49 30 1", "-1", "@SUM(A1)", "\t=1", "\rx", "\nx", "  =1", "\xC2\xA0=1",
+                           "\xEF\xBC\x9D"
+                           "1",
+                           "\xEF\xBC\xA0x"}) {
     INFO(text);
     CHECK(LooksLikeFormula(text));
     const std::string row = Row({text});
@@ -46,7 +49,27 @@ TEST_CASE("what a spreadsheet would run gets a leading quote mark, in text cells
 
 TEST_CASE("random rows written read back equal, with and without the escape") {
   std::mt19937 random(7);
-  const std::vector<std::string> pieces = {"a", "\"", "\"\"", ",", ";", "\r", "\n", "\r\n", "'", "=", "+", "-", "@", " ", "\t", "\xC3\xA4", "\xF0\x9F\x8D\x94", "\xEF\xBC\x9D", "\xC2\xA0", "0", "x"};
+  const std::vector<std::string> pieces = {"a",
+                                           "\"",
+                                           "\"\"",
+                                           ",",
+                                           ";",
+                                           "\r",
+                                           "\n",
+                                           "\r\n",
+                                           "'",
+                                           "=",
+                                           "+",
+                                           "-",
+                                           "@",
+                                           " ",
+                                           "\t",
+                                           "\xC3\xA4",
+                                           "\xF0\x9F\x8D\x94",
+                                           "\xEF\xBC\x9D",
+                                           "\xC2\xA0",
+                                           "0",
+                                           "x"};
   for (const bool escape : {true, false}) {
     for (const char delimiter : {',', ';', '\t'}) {
       std::string out;

@@ -70,7 +70,8 @@ TEST_CASE("preamble and header") {
 
   CHECK(Found("1,2\n3,4\n").header == Detection::Header::kAbsent);
   CHECK(Found("name,city\nAda,Rome\n").header == Detection::Header::kUnknown);
-  CHECK(Found("name,city\nAda,Rome\n", [](std::string_view name) { return name == "name"; }).header == Detection::Header::kPresent);
+  CHECK(Found("name,city\nAda,Rome\n", [](std::string_view name) { return name == "name"; }).header ==
+        Detection::Header::kPresent);
   CHECK(Found("name\n", [](std::string_view name) { return name == "name"; }).header == Detection::Header::kPresent);
 }
 
@@ -94,7 +95,9 @@ TEST_CASE("other containers are refused by what they are, never by their name") 
 }
 
 TEST_CASE("windows-1252 is read and warned about") {
-  const std::string text = "name;ort\nM\xFCller;K\xF6ln\nSchr\xF6" "der;1\n";
+  const std::string text =
+      "name;ort\nM\xFCller;K\xF6ln\nSchr\xF6"
+      "der;1\n";
   const Detection detection = Found(text, [](std::string_view name) { return name == "name"; });
   CHECK(detection.encoding == "windows-1252");
   CHECK(detection.warnings == Names{"file.encoding_guessed"});

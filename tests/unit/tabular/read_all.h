@@ -12,7 +12,8 @@
 
 namespace mainstay::tabular {
 
-inline std::vector<Record> ReadAll(std::string_view text, Dialect dialect = {}, size_t piece = 0, int width = -1, int widest = 0) {
+inline std::vector<Record> ReadAll(std::string_view text, Dialect dialect = {}, size_t piece = 0, int width = -1,
+                                   int widest = 0) {
   CsvReader reader(std::make_unique<MemorySource>(text, piece), dialect);
   if (width > 0) reader.ExpectWidth(width, widest);
   std::vector<Record> out;

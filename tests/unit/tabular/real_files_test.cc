@@ -90,7 +90,8 @@ TEST_CASE("real files are read as their annotations say") {
     std::string encoding = Text(file, "encoding");
     if (encoding == "iso-8859-1") encoding = "windows-1252";  // its superset
     if (encoding == "utf-16-le") encoding = "utf-16le";
-    if (std::all_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x80; })) encoding = "utf-8";
+    if (std::all_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x80; }))
+      encoding = "utf-8";
     CHECK(detection->encoding == encoding);
     const int64_t columns = Number(file, "column_count", 2);
     if (columns > 1) CHECK(std::string(1, detection->dialect.delimiter) == Text(file, "delimiter"));

@@ -26,7 +26,8 @@ std::string Content(BlobClient& blobs, const CallContext& context, std::string_v
 }
 int Files(const std::string& folder) {
   int count = 0;
-  for (const auto& entry : std::filesystem::recursive_directory_iterator(folder)) count += entry.is_regular_file() ? 1 : 0;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(folder))
+    count += entry.is_regular_file() ? 1 : 0;
   return count;
 }
 
@@ -72,14 +73,16 @@ TEST_CASE("a writer that ends early leaves nothing; too much is refused") {
 TEST_CASE("upkeep removes what expired, what a crash left half written and what never got its row") {
   Shop shop;
   const CallContext acme = shop.As("acme", "admin");
-  const BlobInfo kept = shop.Upload("kept", acme), expired = shop.Upload("expired", acme), orphan = shop.Upload("orphan", acme);
+  const BlobInfo kept = shop.Upload("kept", acme), expired = shop.Upload("expired", acme),
+                 orphan = shop.Upload("orphan", acme);
   const auto uuid = [](const BlobInfo& info) { return ParseId("blob", info.id)->ToString(); };
-  testing::Sql(shop.url, StrCat("UPDATE mainstay.blobs SET expires_at = now() - interval '1 second' WHERE id = '", uuid(expired), "'; DELETE FROM mainstay.blobs WHERE id = '",
-                                uuid(orphan), "'"));
+  testing::Sql(shop.url, StrCat("UPDATE mainstay.blobs SET expires_at = now() - interval '1 second' WHERE id = '",
+                                uuid(expired), "'; DELETE FROM mainstay.blobs WHERE id = '", uuid(orphan), "'"));
   std::ofstream(StrCat(shop.folder.path(), "/tmp/", NewUuid().ToString(), ".part")) << "half";
   CHECK(Files(shop.folder.path()) == 4);
   CHECK(shop.blobs->RemoveExpired(absl::Now() + absl::Seconds(10)).value() == 1);
-  CHECK(shop.blobs->RemoveLeftovers(absl::Now() + absl::Seconds(10), absl::Hours(1)).value() == 0);  // too young: an upload may be under way
+  CHECK(shop.blobs->RemoveLeftovers(absl::Now() + absl::Seconds(10), absl::Hours(1)).value() ==
+        0);  // too young: an upload may be under way
   CHECK(Files(shop.folder.path()) == 3);
   CHECK(shop.blobs->RemoveLeftovers(absl::Now() + absl::Seconds(10), -absl::Seconds(1)).value() == 1);
   CHECK(Files(shop.folder.path()) == 1);

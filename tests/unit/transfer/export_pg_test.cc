@@ -20,7 +20,8 @@ Exported Export(Shop& shop, const CallContext& context, std::string_view resourc
   CreatedExport created;
   REQUIRE_THAT(shop.service->Transaction(context.deadline,
                                          [&](pqxx::transaction_base& tx) -> absl::Status {
-                                           auto result = CreateExport(tx, context, *request, shop.model->hash, {}, absl::Now());
+                                           auto result =
+                                               CreateExport(tx, context, *request, shop.model->hash, {}, absl::Now());
                                            if (!result.ok()) return result.status();
                                            created = *std::move(result);
                                            return absl::OkStatus();
@@ -53,9 +54,12 @@ Exported Export(Shop& shop, const CallContext& context, std::string_view resourc
 TEST_CASE("an export holds what the caller's list would, as CSV") {
   Shop shop;
   testing::Sql(shop.url,
-               "INSERT INTO shop.customers (id, tenant_id, email, name, phone, credit_limit, country) VALUES (1, 'acme', 'a@example.com', '=1+1', '+49 1', 12.50, 'DE'), "
-               "(2, 'acme', 'b@example.com', 'B, \"the\" second', NULL, 0, 'FR'), (3, 'globex', 'c@example.com', 'theirs', NULL, 0, 'DE')");
-  const Exported all = Export(shop, shop.As("acme", "staff"), "customers", "sort=id&fields=id,email,name,phone,credit_limit,marketing_consent");
+               "INSERT INTO shop.customers (id, tenant_id, email, name, phone, credit_limit, country) VALUES (1, "
+               "'acme', 'a@example.com', '=1+1', '+49 1', 12.50, 'DE'), "
+               "(2, 'acme', 'b@example.com', 'B, \"the\" second', NULL, 0, 'FR'), (3, 'globex', 'c@example.com', "
+               "'theirs', NULL, 0, 'DE')");
+  const Exported all = Export(shop, shop.As("acme", "staff"), "customers",
+                              "sort=id&fields=id,email,name,phone,credit_limit,marketing_consent");
   CHECK(all.row.state == "succeeded");
   CHECK(all.row.rows == 2);
   CHECK(all.row.size == static_cast<int64_t>(all.text.size()));
@@ -70,18 +74,23 @@ TEST_CASE("an export holds what the caller's list would, as CSV") {
   CHECK(viewer.row.state == "succeeded");
   CHECK(viewer.text.find("phone") == std::string::npos);
   CHECK(Export(shop, shop.As("acme", "viewer"), "customers", "fields=phone").row.error_code == "query.invalid");
-  CHECK_THAT(ResolveExport(*shop.model, shop.As("acme", "staff").principal, "customers", "pdf", ""), HasProblem("validation-failed"));
-  CHECK_THAT(ResolveExport(*shop.model, shop.As("acme", "staff").principal, "nothing", "csv", ""), HasProblem("validation-failed"));
+  CHECK_THAT(ResolveExport(*shop.model, shop.As("acme", "staff").principal, "customers", "pdf", ""),
+             HasProblem("validation-failed"));
+  CHECK_THAT(ResolveExport(*shop.model, shop.As("acme", "staff").principal, "nothing", "csv", ""),
+             HasProblem("validation-failed"));
 }
 
 TEST_CASE("50,000 rows stream out, and back in without a change") {
   Shop shop;
   const CallContext acme = shop.As("acme", "staff");
-  testing::Sql(shop.url, "INSERT INTO shop.customers (tenant_id, email, name, credit_limit, born_on, country) SELECT 'acme', 'c' || n || '@example.com', 'Customer \"' || n || '\"' || "
-                         "E'\\nsecond line', n % 1000, date '1970-01-01' + n % 10000, 'DE' FROM generate_series(1, 50000) n");
+  testing::Sql(shop.url,
+               "INSERT INTO shop.customers (tenant_id, email, name, credit_limit, born_on, country) SELECT 'acme', 'c' "
+               "|| n || '@example.com', 'Customer \"' || n || '\"' || "
+               "E'\\nsecond line', n % 1000, date '1970-01-01' + n % 10000, 'DE' FROM generate_series(1, 50000) n");
   const Exported all = Export(shop, acme, "customers", "sort=id");
   CHECK(all.row.rows == 50000);
-  const ImportRow import = shop.Import(all.text, {.resource = "customers", .mode = "update", .commit = "all", .on_error = "abort"}, acme);
+  const ImportRow import =
+      shop.Import(all.text, {.resource = "customers", .mode = "update", .commit = "all", .on_error = "abort"}, acme);
   INFO(import.error_code << " " << import.error);
   CHECK(import.state == "succeeded");
   CHECK(import.rows.unchanged == 50000);
@@ -91,16 +100,19 @@ TEST_CASE("50,000 rows stream out, and back in without a change") {
 TEST_CASE("an export that is stopped starts again and leaves one file") {
   Shop shop;
   const CallContext acme = shop.As("acme", "staff");
-  testing::Sql(shop.url, "INSERT INTO shop.customers (tenant_id, email, name) SELECT 'acme', 'c' || n || '@example.com', 'N' FROM generate_series(1, 9000) n");
+  testing::Sql(shop.url,
+               "INSERT INTO shop.customers (tenant_id, email, name) SELECT 'acme', 'c' || n || '@example.com', 'N' "
+               "FROM generate_series(1, 9000) n");
   const auto request = ResolveExport(*shop.model, acme.principal, "customers", "csv", "fields=email");
   REQUIRE_THAT(request, IsOk());
   CreatedExport created;
-  REQUIRE_THAT(shop.service->Transaction(acme.deadline,
-                                         [&](pqxx::transaction_base& tx) -> absl::Status {
-                                           created = CreateExport(tx, acme, *request, shop.model->hash, {}, absl::Now()).value();
-                                           return absl::OkStatus();
-                                         }),
-               IsOk());
+  REQUIRE_THAT(
+      shop.service->Transaction(acme.deadline,
+                                [&](pqxx::transaction_base& tx) -> absl::Status {
+                                  created = CreateExport(tx, acme, *request, shop.model->hash, {}, absl::Now()).value();
+                                  return absl::OkStatus();
+                                }),
+      IsOk());
   const std::string args = StrCat("{\"id\":\"", FormatId("exp", created.id), "\"}");
   TestJob stopped(kExportJob, args, acme, 1);
   stopped.cancel_after = 2;

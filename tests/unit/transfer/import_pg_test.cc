@@ -10,19 +10,33 @@ namespace {
 using testing::HasProblem;
 using testing::IsOk;
 
-const ImportRequest kUpsertSkip = {.resource = "customers", .mode = "upsert", .commit = "all", .on_error = "skip", .key = {"email"}};
+const ImportRequest kUpsertSkip = {
+    .resource = "customers", .mode = "upsert", .commit = "all", .on_error = "skip", .key = {"email"}};
 
 // 10,000 customers; every 500th row has one of four mistakes.
 std::string TenThousand(std::map<int64_t, std::string>* mistakes) {
   std::string out = "E-Mail,name,Country,credit_limit,marketing_consent,born_on\r\n";
   for (int i = 1; i <= 10000; ++i) {
-    std::string email = StrCat("customer", i, "@example.com"), country = "DE", limit = StrCat(i % 900, ".50"), born = "1980-02-03", consent = i % 2 == 0 ? "yes" : "no";
+    std::string email = StrCat("customer", i, "@example.com"), country = "DE", limit = StrCat(i % 900, ".50"),
+                born = "1980-02-03", consent = i % 2 == 0 ? "yes" : "no";
     if (i % 500 == 0) {
       switch ((i / 500) % 4) {
-        case 0: email = "not an address"; (*mistakes)[i] = "cell.invalid_email"; break;
-        case 1: limit = "BBB"; (*mistakes)[i] = "cell.invalid_number"; break;
-        case 2: born = "1980-02-30"; (*mistakes)[i] = "cell.invalid_date"; break;
-        case 3: consent = "perhaps"; (*mistakes)[i] = "cell.invalid_boolean"; break;
+        case 0:
+          email = "not an address";
+          (*mistakes)[i] = "cell.invalid_email";
+          break;
+        case 1:
+          limit = "BBB";
+          (*mistakes)[i] = "cell.invalid_number";
+          break;
+        case 2:
+          born = "1980-02-30";
+          (*mistakes)[i] = "cell.invalid_date";
+          break;
+        case 3:
+          consent = "perhaps";
+          (*mistakes)[i] = "cell.invalid_boolean";
+          break;
       }
     }
     StrAppend(&out, email, ",\"Customer, ", i, "\",", country, ",", limit, ",", consent, ",", born, "\r\n");
@@ -41,7 +55,8 @@ TEST_CASE("10,000 customers with 20 bad rows: 9,980 go in, 20 are reported by li
   CHECK(import.rows.error == 20);
   CHECK(shop.Value("SELECT count(*) FROM shop.customers WHERE tenant_id = 'acme'") == "9980");
   CHECK(shop.Value("SELECT count(*) FROM public.finished") == "1");
-  const auto errors = testing::Sql(shop.url, "SELECT row, line, \"column\", field, code, value, message FROM mainstay.import_errors ORDER BY row");
+  const auto errors = testing::Sql(
+      shop.url, "SELECT row, line, \"column\", field, code, value, message FROM mainstay.import_errors ORDER BY row");
   REQUIRE(errors.size() == 20);
   std::map<int64_t, std::string> found;
   for (const auto& error : errors) {
@@ -55,16 +70,19 @@ TEST_CASE("10,000 customers with 20 bad rows: 9,980 go in, 20 are reported by li
   CHECK(found == mistakes);
   CHECK(errors[0][2] == "credit_limit");
   CHECK(errors[0][6] == "\"BBB\" is not a decimal; expected e.g. 12.50");
-  CHECK(shop.Value("SELECT credit_limit || '|' || name || '|' || marketing_consent || '|' || born_on FROM shop.customers WHERE email = 'customer7@example.com'") ==
-        "7.50|Customer, 7|false|1980-02-03");
+  CHECK(shop.Value("SELECT credit_limit || '|' || name || '|' || marketing_consent || '|' || born_on FROM "
+                   "shop.customers WHERE email = 'customer7@example.com'") == "7.50|Customer, 7|false|1980-02-03");
   // The staging table is gone.
   CHECK(shop.Value("SELECT count(*) FROM pg_class WHERE relname LIKE 'import_staging%' AND relkind = 'r'") == "0");
 
   // The report is the user's own file, with what became of each row.
   const std::string report = shop.Report(import, acme);
-  CHECK(report.substr(0, report.find('\r')) == "E-Mail,name,Country,credit_limit,marketing_consent,born_on,_row,_status,_error_codes,_errors");
-  CHECK(report.find("customer1@example.com,\"Customer, 1\",DE,1.50,no,1980-02-03,1,created,,\r\n") != std::string::npos);
-  CHECK(report.find("customer500@example.com,\"Customer, 500\",DE,BBB,yes,1980-02-03,500,error,cell.invalid_number,") != std::string::npos);
+  CHECK(report.substr(0, report.find('\r')) ==
+        "E-Mail,name,Country,credit_limit,marketing_consent,born_on,_row,_status,_error_codes,_errors");
+  CHECK(report.find("customer1@example.com,\"Customer, 1\",DE,1.50,no,1980-02-03,1,created,,\r\n") !=
+        std::string::npos);
+  CHECK(report.find("customer500@example.com,\"Customer, 500\",DE,BBB,yes,1980-02-03,500,error,cell.invalid_number,") !=
+        std::string::npos);
   CHECK(std::count(report.begin(), report.end(), '\n') == 10001);
 
   // Fixed and sent back as it is: only the rows that failed are taken.
@@ -87,15 +105,18 @@ TEST_CASE("on_error: abort writes nothing when a row is bad") {
   CHECK(import.rows.error == 2);
   CHECK(import.rows.skipped == 1);
   CHECK(shop.Value("SELECT count(*) FROM shop.customers") == "0");
-  CHECK(shop.Value("SELECT string_agg(code, ' ' ORDER BY row) FROM mainstay.import_errors") == "cell.invalid_email cell.required");
+  CHECK(shop.Value("SELECT string_agg(code, ' ' ORDER BY row) FROM mainstay.import_errors") ==
+        "cell.invalid_email cell.required");
   // What only the merge finds aborts too.
-  testing::Sql(shop.url, "INSERT INTO shop.customers (tenant_id, email, name) VALUES ('acme', 'taken@example.com', 'T')");
+  testing::Sql(shop.url,
+               "INSERT INTO shop.customers (tenant_id, email, name) VALUES ('acme', 'taken@example.com', 'T')");
   request.mode = "create";
   request.key = {};
   const ImportRow taken = shop.Import("email,name\nnew@example.com,N\ntaken@example.com,M\n", request, acme);
   CHECK(taken.state == "failed");
   CHECK(shop.Value("SELECT count(*) FROM shop.customers") == "1");
-  CHECK(shop.Value("SELECT code || ' ' || line FROM mainstay.import_errors ORDER BY id DESC LIMIT 1") == "row.exists 3");
+  CHECK(shop.Value("SELECT code || ' ' || line FROM mainstay.import_errors ORDER BY id DESC LIMIT 1") ==
+        "row.exists 3");
 }
 
 TEST_CASE("the same import again is the first one; after a failure it is a new one") {
@@ -183,7 +204,8 @@ TEST_CASE("stopped while staging, the next run goes on; a staging table that was
     CHECK(import.rows.total == 10000);
     CHECK(import.rows.error == 20);
     CHECK((emptied ? import.rows.unchanged : import.rows.created) == 9980);
-    CHECK(shop.Value(StrCat("SELECT count(*) FROM mainstay.import_errors WHERE import = '", created.id.ToString(), "'")) == "20");
+    CHECK(shop.Value(StrCat("SELECT count(*) FROM mainstay.import_errors WHERE import = '", created.id.ToString(),
+                            "'")) == "20");
   }
 }
 
@@ -219,16 +241,22 @@ TEST_CASE("modes, duplicates in the file and blanks") {
   Shop shop;
   const CallContext acme = shop.As("acme", "staff");
   ImportRequest request = kUpsertSkip;
-  ImportRow import = shop.Import("email,name,phone,credit_limit\na@example.com,A,1,10\nb@example.com,B,2,20\na@example.com,A again,3,30\n", request, acme);
+  ImportRow import = shop.Import(
+      "email,name,phone,credit_limit\na@example.com,A,1,10\nb@example.com,B,2,20\na@example.com,A again,3,30\n",
+      request, acme);
   CHECK(import.rows.created == 2);
   CHECK(import.rows.error == 1);
-  CHECK(shop.Value("SELECT code || ' ' || row || ' ' || message FROM mainstay.import_errors") == "row.duplicate_key 3 the row has the same email as row 1 of this file");
+  CHECK(shop.Value("SELECT code || ' ' || row || ' ' || message FROM mainstay.import_errors") ==
+        "row.duplicate_key 3 the row has the same email as row 1 of this file");
   // Blank leaves what is there; the same again changes nothing.
-  import = shop.Import("email,name,phone,credit_limit\na@example.com,A2,,\nb@example.com,B,2,20\nc@example.com,C,,\n", request, acme);
+  import = shop.Import("email,name,phone,credit_limit\na@example.com,A2,,\nb@example.com,B,2,20\nc@example.com,C,,\n",
+                       request, acme);
   CHECK(import.rows.created == 1);
   CHECK(import.rows.updated == 1);
   CHECK(import.rows.unchanged == 1);
-  CHECK(shop.Value("SELECT name || ' ' || phone || ' ' || credit_limit FROM shop.customers WHERE email = 'a@example.com'") == "A2 1 10.00");
+  CHECK(shop.Value(
+            "SELECT name || ' ' || phone || ' ' || credit_limit FROM shop.customers WHERE email = 'a@example.com'") ==
+        "A2 1 10.00");
   CHECK(shop.Value("SELECT credit_limit FROM shop.customers WHERE email = 'c@example.com'") == "0.00");
   request.mode = "update";
   import = shop.Import("email,name\na@example.com,A3\nz@example.com,Z\n", request, acme);
@@ -277,7 +305,11 @@ TEST_CASE("files that cannot be read are rejected by code; headers that do not f
 TEST_CASE("structure errors are rows' errors, and the others go in") {
   Shop shop;
   const CallContext acme = shop.As("acme", "staff");
-  const ImportRow import = shop.Import("\xEF\xBB\xBF" "email,name\na@example.com,A\nb@example.com\nc@example.com,C,D\nd@example.com,\"D\ne@example.com,E\nf@example.com,\xFF\n", kUpsertSkip, acme);
+  const ImportRow import = shop.Import(
+      "\xEF\xBB\xBF"
+      "email,name\na@example.com,A\nb@example.com\nc@example.com,C,D\nd@example.com,\"D\ne@example.com,E\nf@example."
+      "com,\xFF\n",
+      kUpsertSkip, acme);
   CHECK(import.rows.created == 2);
   CHECK(shop.Value("SELECT string_agg(code || ':' || line, ' ' ORDER BY row) FROM mainstay.import_errors") ==
         "row.too_few_cells:3 row.too_many_cells:4 row.unclosed_quote:5 row.invalid_encoding:7");
@@ -285,11 +317,14 @@ TEST_CASE("structure errors are rows' errors, and the others go in") {
 
 TEST_CASE("an import acts with its principal's rights, within its tenant") {
   Shop shop;
-  testing::Sql(shop.url, "INSERT INTO shop.customers (tenant_id, email, name) VALUES ('globex', 'a@example.com', 'theirs')");
+  testing::Sql(shop.url,
+               "INSERT INTO shop.customers (tenant_id, email, name) VALUES ('globex', 'a@example.com', 'theirs')");
   const ImportRow import = shop.Import("email,name\na@example.com,ours\n", kUpsertSkip, shop.As("acme", "staff"));
   CHECK(import.rows.created == 1);
-  CHECK(shop.Value("SELECT string_agg(tenant_id || '=' || name, ' ' ORDER BY tenant_id) FROM shop.customers") == "acme=ours globex=theirs");
-  const auto resolve = [&](const CallContext& context, std::string_view resource, std::string_view named, std::string_view mode) {
+  CHECK(shop.Value("SELECT string_agg(tenant_id || '=' || name, ' ' ORDER BY tenant_id) FROM shop.customers") ==
+        "acme=ours globex=theirs");
+  const auto resolve = [&](const CallContext& context, std::string_view resource, std::string_view named,
+                           std::string_view mode) {
     return ResolveImport(*shop.model, context.principal, resource, named, mode, "", "", false);
   };
   CHECK_THAT(resolve(shop.As("acme", "viewer"), "customers", "", "upsert"), HasProblem("forbidden"));
@@ -327,8 +362,11 @@ TEST_CASE("an import whose job ended without it is settled; leaked staging goes"
   job.cancel_after = 0;
   RunImport(job, shop.dependencies);
   CHECK(shop.Value("SELECT count(*) FROM pg_class WHERE relname LIKE 'import_staging%' AND relkind = 'r'") == "1");
-  testing::Sql(shop.url, "INSERT INTO mainstay.jobs_history (id, fence, created_at, state, priority, attempt, crashes, snoozes, max_attempts, max_crashes, tenant, kind, queue, "
-                         "args, principal) SELECT id, fence, created_at, 8, priority, 0, 0, 0, 1, 1, tenant, kind, queue, args, principal FROM mainstay.jobs");
+  testing::Sql(shop.url,
+               "INSERT INTO mainstay.jobs_history (id, fence, created_at, state, priority, attempt, crashes, snoozes, "
+               "max_attempts, max_crashes, tenant, kind, queue, "
+               "args, principal) SELECT id, fence, created_at, 8, priority, 0, 0, 0, 1, 1, tenant, kind, queue, args, "
+               "principal FROM mainstay.jobs");
   CHECK(shop.Value("SELECT mainstay.settle_transfers()") == "1");
   CHECK(shop.Get(created.id, acme).state == "cancelled");
   CHECK(shop.Value("SELECT mainstay.drop_leaked_import_staging()") == "1");

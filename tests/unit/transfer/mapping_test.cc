@@ -38,11 +38,13 @@ catalog::Resource People() {
   people.tenant = 1;
   people.version = 6;
   people.unique_keys = {{1, 2}};
-  people.permissions["staff"] = {.read = true, .create = true, .update = true, .all_fields_writable = false, .writable = {"email", "full_name"}};
+  people.permissions["staff"] = {
+      .read = true, .create = true, .update = true, .all_fields_writable = false, .writable = {"email", "full_name"}};
   people.permissions["reader"] = {.read = true};
   return people;
 }
-const Principal kAdmin{"acme", "key_a", {"admin"}}, kStaff{"acme", "key_s", {"staff"}}, kReader{"acme", "key_r", {"reader"}};
+const Principal kAdmin{"acme", "key_a", {"admin"}}, kStaff{"acme", "key_s", {"staff"}},
+    kReader{"acme", "key_r", {"reader"}};
 
 std::string RefusedFor(const absl::StatusOr<Mapping>& mapping) {
   return mapping.ok() ? "" : tabular::GetRefusal(mapping.status()).value_or(tabular::Refusal{}).code;
@@ -55,7 +57,8 @@ std::vector<int> Fields(const Mapping& mapping) {
 
 TEST_CASE("headers find their fields by name, folded name, alias and declaration") {
   const catalog::Resource people = People();
-  for (const Names& headers : {Names{"email", "full_name"}, Names{"EMAIL", "Full Name"}, Names{"E-Mail", "FullName"}, Names{"Mail address", "full-name"}}) {
+  for (const Names& headers : {Names{"email", "full_name"}, Names{"EMAIL", "Full Name"}, Names{"E-Mail", "FullName"},
+                               Names{"Mail address", "full-name"}}) {
     const auto mapping = MapColumns(people, nullptr, kAdmin, MergeMode::kCreate, {}, headers);
     INFO(headers[0]);
     REQUIRE_THAT(mapping, IsOk());
@@ -71,12 +74,18 @@ TEST_CASE("headers find their fields by name, folded name, alias and declaration
 
 TEST_CASE("what is missing, twice or not the caller's is refused before any row") {
   const catalog::Resource people = People();
-  CHECK(RefusedFor(MapColumns(people, nullptr, kAdmin, MergeMode::kCreate, {}, {"full_name"})) == "header.missing_required");
-  CHECK(RefusedFor(MapColumns(people, nullptr, kAdmin, MergeMode::kUpdate, {}, {"full_name"})) == "header.missing_required");
-  CHECK(RefusedFor(MapColumns(people, nullptr, kAdmin, MergeMode::kCreate, {}, {"email", "E-Mail"})) == "header.duplicate");
-  CHECK(RefusedFor(MapColumns(people, nullptr, kStaff, MergeMode::kCreate, {}, {"email", "salary"})) == "header.forbidden");
-  CHECK(RefusedFor(MapColumns(people, nullptr, kAdmin, MergeMode::kCreate, {}, {"secret"})) == "header.missing_required");
-  CHECK(MapColumns(people, nullptr, kAdmin, MergeMode::kCreate, {}, {"email", "secret"})->warnings == Names{"header.unknown: secret"});
+  CHECK(RefusedFor(MapColumns(people, nullptr, kAdmin, MergeMode::kCreate, {}, {"full_name"})) ==
+        "header.missing_required");
+  CHECK(RefusedFor(MapColumns(people, nullptr, kAdmin, MergeMode::kUpdate, {}, {"full_name"})) ==
+        "header.missing_required");
+  CHECK(RefusedFor(MapColumns(people, nullptr, kAdmin, MergeMode::kCreate, {}, {"email", "E-Mail"})) ==
+        "header.duplicate");
+  CHECK(RefusedFor(MapColumns(people, nullptr, kStaff, MergeMode::kCreate, {}, {"email", "salary"})) ==
+        "header.forbidden");
+  CHECK(RefusedFor(MapColumns(people, nullptr, kAdmin, MergeMode::kCreate, {}, {"secret"})) ==
+        "header.missing_required");
+  CHECK(MapColumns(people, nullptr, kAdmin, MergeMode::kCreate, {}, {"email", "secret"})->warnings ==
+        Names{"header.unknown: secret"});
 }
 
 TEST_CASE("the key is the one asked for, the primary key, or a unique key that the file has") {
@@ -89,11 +98,13 @@ TEST_CASE("the key is the one asked for, the primary key, or a unique key that t
 
 TEST_CASE("an export of ours maps back: what the suite fills is carried along, not written") {
   const catalog::Resource people = People();
-  const auto mapping = MapColumns(people, nullptr, kAdmin, MergeMode::kUpdate, {}, {"id", "tenant_id", "email", "version"});
+  const auto mapping =
+      MapColumns(people, nullptr, kAdmin, MergeMode::kUpdate, {}, {"id", "tenant_id", "email", "version"});
   REQUIRE_THAT(mapping, IsOk());
   CHECK(Fields(*mapping) == std::vector<int>{0, 2});
   CHECK(mapping->warnings == Names{"header.read_only: tenant_id", "header.read_only: version"});
-  const auto report = MapColumns(people, nullptr, kAdmin, MergeMode::kCreate, {}, {"email", "_row", "_status", "_error_codes", "_errors"});
+  const auto report = MapColumns(people, nullptr, kAdmin, MergeMode::kCreate, {},
+                                 {"email", "_row", "_status", "_error_codes", "_errors"});
   REQUIRE_THAT(report, IsOk());
   CHECK(report->status_column == 2);
   CHECK(report->warnings.empty());

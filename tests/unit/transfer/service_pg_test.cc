@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The transfer service over real gRPC: uploads, lists, downloads, and the worker's way to files.
-#include "services/transfer/services.h"
-
 #include <grpcpp/grpcpp.h>
 
 #include "libs/base/crypto.h"
 #include "libs/base/text.h"
 #include "libs/rpc/principal_token.h"
+#include "services/transfer/services.h"
 #include "tests/unit/transfer/shop.h"
 
 namespace mainstay::transfer {
@@ -17,21 +16,33 @@ using testing::IsOk;
 
 class Collected : public jobs::Handoff {
  public:
-  void Publish(absl::Span<const jobs::Enqueued> jobs) override { published.insert(published.end(), jobs.begin(), jobs.end()); }
+  void Publish(absl::Span<const jobs::Enqueued> jobs) override {
+    published.insert(published.end(), jobs.begin(), jobs.end());
+  }
   std::vector<jobs::Enqueued> published;
 };
 
 struct Service {
   Shop shop;
   Ed25519KeyPair gateway_key = NewEd25519KeyPair(), worker_key = NewEd25519KeyPair();
-  rpc::Signer gateway{"gateway", gateway_key.private_key, Clock::Real()}, worker{"worker", worker_key.private_key, Clock::Real()};
+  rpc::Signer gateway{"gateway", gateway_key.private_key, Clock::Real()},
+      worker{"worker", worker_key.private_key, Clock::Real()};
   rpc::Guard guard{"transfer",
-                   rpc::Verifier("transfer", {{"gateway", gateway_key.public_key}, {"worker", worker_key.public_key}}, Clock::Real()),
-                   [this](const std::vector<std::string>& roles, std::string_view scope) { return shop.model->HasScope(roles, scope); }};
+                   rpc::Verifier("transfer", {{"gateway", gateway_key.public_key}, {"worker", worker_key.public_key}},
+                                 Clock::Real()),
+                   [this](const std::vector<std::string>& roles, std::string_view scope) {
+                     return shop.model->HasScope(roles, scope);
+                   }};
   StreamPermits permits{3};
   Collected handoff;
-  ServiceParts parts{.guard = guard, .pool = *shop.service, .blobs = *shop.blobs, .handoff = handoff, .model = [this] { return shop.model; }, .permits = permits,
-                     .cursor_key = std::string(32, 'k'), .options = shop.dependencies.options};
+  ServiceParts parts{.guard = guard,
+                     .pool = *shop.service,
+                     .blobs = *shop.blobs,
+                     .handoff = handoff,
+                     .model = [this] { return shop.model; },
+                     .permits = permits,
+                     .cursor_key = std::string(32, 'k'),
+                     .options = shop.dependencies.options};
   ImportsServiceImpl imports{parts};
   ExportsServiceImpl exports{parts};
   BlobsServiceImpl blobs{parts};
@@ -51,7 +62,8 @@ struct Service {
   ~Service() { server->Shutdown(); }
 
   // Sends a file in small chunks; `whole` false: goes away in the middle.
-  absl::StatusOr<v1::Import> Upload(const CallContext& call, const v1::ImportOptions& options, std::string_view file, bool whole = true, int64_t announced = -1) {
+  absl::StatusOr<v1::Import> Upload(const CallContext& call, const v1::ImportOptions& options, std::string_view file,
+                                    bool whole = true, int64_t announced = -1) {
     const auto stub = v1::ImportsService::NewStub(channel);
     grpc::ClientContext context;
     rpc::PrepareCall(context, call, gateway, "transfer");
@@ -77,7 +89,9 @@ struct Service {
     return import;
   }
   template <typename Request, typename Response, typename Stub>
-  absl::StatusOr<Response> Call(const CallContext& call, Stub& stub, grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*), const Request& request) {
+  absl::StatusOr<Response> Call(const CallContext& call, Stub& stub,
+                                grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
+                                const Request& request) {
     grpc::ClientContext context;
     rpc::PrepareCall(context, call, gateway, "transfer");
     Response response;
@@ -97,7 +111,8 @@ TEST_CASE("an upload becomes an import with its job, runs over the worker's stre
   Service service;
   const CallContext acme = service.shop.As("acme", "staff"), globex = service.shop.As("globex", "staff");
   std::string file = "email,name\n";
-  for (int i = 0; i < 30000; ++i) StrAppend(&file, i == 700 ? "nobody" : StrCat("c", i, "@example.com"), ",Name ", i, "\n");
+  for (int i = 0; i < 30000; ++i)
+    StrAppend(&file, i == 700 ? "nobody" : StrCat("c", i, "@example.com"), ",Name ", i, "\n");
   const auto import = service.Upload(acme, Customers(), file, true, static_cast<int64_t>(file.size()));
   REQUIRE_THAT(import, IsOk());
   CHECK(import->state() == v1::IMPORT_STATE_QUEUED);
@@ -106,7 +121,8 @@ TEST_CASE("an upload becomes an import with its job, runs over the worker's stre
   CHECK(import->sha256() == HexEncode(Sha256(file)));
   REQUIRE(service.handoff.published.size() == 1);
   CHECK(import->job_id() == FormatId("job", service.handoff.published[0].id));
-  CHECK(service.shop.Value("SELECT kind || ' ' || queue || ' ' || tenant FROM mainstay.jobs") == "imports.run mainstay acme");
+  CHECK(service.shop.Value("SELECT kind || ' ' || queue || ' ' || tenant FROM mainstay.jobs") ==
+        "imports.run mainstay acme");
 
   // As the worker runs it: files come over gRPC.
   const std::unique_ptr<BlobClient> client = MakeBlobClient(service.channel, service.worker);
@@ -148,7 +164,8 @@ TEST_CASE("an upload becomes an import with its job, runs over the worker's stre
   CHECK(errors->data(0).code() == "cell.invalid_email");
   CHECK(errors->data(0).value() == "nobody");
   CHECK_FALSE(errors->data(0).message().empty());
-  CHECK_THAT(service.Call(globex, *stub, &v1::ImportsService::Stub::ListImportErrors, errors_request), HasProblem("not-found"));
+  CHECK_THAT(service.Call(globex, *stub, &v1::ImportsService::Stub::ListImportErrors, errors_request),
+             HasProblem("not-found"));
 
   grpc::ClientContext context;
   rpc::PrepareCall(context, acme, service.gateway, "transfer");
@@ -189,13 +206,16 @@ TEST_CASE("an upload that breaks off, lies about its size or asks for nonsense l
   CHECK_THAT(service.Upload(acme, mode, "email\n"), HasProblem("invalid-parameter"));
   CHECK_THAT(service.Upload(service.shop.As("acme", "viewer"), Customers(), "email\n"), HasProblem("forbidden"));
   service.server->Shutdown();  // waits for the handlers
-  CHECK(service.shop.Value("SELECT (SELECT count(*) FROM mainstay.imports) + (SELECT count(*) FROM mainstay.blobs) + (SELECT count(*) FROM mainstay.jobs)") == "0");
+  CHECK(service.shop.Value("SELECT (SELECT count(*) FROM mainstay.imports) + (SELECT count(*) FROM mainstay.blobs) + "
+                           "(SELECT count(*) FROM mainstay.jobs)") == "0");
 }
 
 TEST_CASE("an export is downloaded once it has succeeded") {
   Service service;
   const CallContext acme = service.shop.As("acme", "staff");
-  testing::Sql(service.shop.url, "INSERT INTO shop.customers (tenant_id, email, name) SELECT 'acme', 'c' || n || '@example.com', 'Name' FROM generate_series(1, 20000) n");
+  testing::Sql(service.shop.url,
+               "INSERT INTO shop.customers (tenant_id, email, name) SELECT 'acme', 'c' || n || '@example.com', 'Name' "
+               "FROM generate_series(1, 20000) n");
   const auto stub = v1::ExportsService::NewStub(service.channel);
   v1::CreateExportRequest request;
   request.set_resource("customers");
@@ -233,7 +253,8 @@ TEST_CASE("an export is downloaded once it has succeeded") {
 TEST_CASE("blobs are for services of the suite; what is half written or too much at once does not stay") {
   Service service;
   const CallContext acme = service.shop.As("acme", "staff");
-  const std::unique_ptr<BlobClient> client = MakeBlobClient(service.channel, service.worker), outside = MakeBlobClient(service.channel, service.gateway);
+  const std::unique_ptr<BlobClient> client = MakeBlobClient(service.channel, service.worker),
+                                    outside = MakeBlobClient(service.channel, service.gateway);
   const BlobInfo info = service.shop.Upload("text", acme);
   CHECK_FALSE(outside->Read(acme, info.id).ok());
   auto reader = client->Read(acme, info.id);
@@ -256,7 +277,8 @@ TEST_CASE("blobs are for services of the suite; what is half written or too much
     }
     // Until the three are in their handlers the fourth may get a place itself; it is tried until then.
     bool refused = false;
-    for (int i = 0; i < 200 && !refused; ++i) refused = ProblemFromStatus(client->Read(acme, info.id).status()).type == "overloaded";
+    for (int i = 0; i < 200 && !refused; ++i)
+      refused = ProblemFromStatus(client->Read(acme, info.id).status()).type == "overloaded";
     CHECK(refused);
   }
   CHECK_THAT(client->Delete(acme, info.id), IsOk());

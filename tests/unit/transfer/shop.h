@@ -23,7 +23,8 @@
 
 namespace mainstay::transfer {
 
-// Runs under a fence; its end is a row in a table of the test, written in the handler's transaction as the engine would.
+// Runs under a fence; its end is a row in a table of the test, written in the handler's transaction as the engine
+// would.
 class TestJob : public jobs::RunningJob {
  public:
   TestJob(std::string kind, std::string args, CallContext context, int64_t fence = 1)
@@ -56,17 +57,20 @@ class TestJob : public jobs::RunningJob {
 
 class Shop {
  public:
-  Shop()
-      : url(testing::NewMigratedDatabase()) {
+  Shop() : url(testing::NewMigratedDatabase()) {
     testing::Sql(url, testing::ReadFile(StrCat(testing::SourceDir(), "/deploy/demo/schema.sql")));
-    testing::Sql(url, "INSERT INTO shop.tenants VALUES ('acme', 'Acme'), ('globex', 'Globex'); CREATE TABLE public.finished (args text, result jsonb); "
-                      "GRANT INSERT ON public.finished TO mainstay_worker");
+    testing::Sql(url,
+                 "INSERT INTO shop.tenants VALUES ('acme', 'Acme'), ('globex', 'Globex'); CREATE TABLE public.finished "
+                 "(args text, result jsonb); "
+                 "GRANT INSERT ON public.finished TO mainstay_worker");
     const auto files = catalog::ReadFolder(StrCat(testing::SourceDir(), "/deploy/demo/catalog"));
     REQUIRE_THAT(files, testing::IsOk());
     const auto published = catalog::Publish(url, *files, {{"payments_url", "http://127.0.0.1:1"}}, "test");
     REQUIRE_THAT(published, testing::IsOk());
-    worker = std::make_unique<postgres::Pool>(postgres::PoolOptions{.url = testing::Postgres::As(url, "mainstay_worker"), .application_name = "test worker", .size = 4});
-    service = std::make_unique<postgres::Pool>(postgres::PoolOptions{.url = testing::Postgres::As(url, "mainstay_transfer"), .application_name = "test transfer", .size = 4});
+    worker = std::make_unique<postgres::Pool>(postgres::PoolOptions{
+        .url = testing::Postgres::As(url, "mainstay_worker"), .application_name = "test worker", .size = 4});
+    service = std::make_unique<postgres::Pool>(postgres::PoolOptions{
+        .url = testing::Postgres::As(url, "mainstay_transfer"), .application_name = "test transfer", .size = 4});
     auto opened = OpenDirectoryStore(folder.path());
     REQUIRE_THAT(opened, testing::IsOk());
     store = *std::move(opened);
@@ -84,11 +88,14 @@ class Shop {
   }
 
   CallContext As(std::string tenant, std::string role) const {
-    return {.principal = {std::move(tenant), "key_test", {std::move(role)}}, .deadline = absl::Now() + absl::Minutes(2), .request_id = "test"};
+    return {.principal = {std::move(tenant), "key_test", {std::move(role)}},
+            .deadline = absl::Now() + absl::Minutes(2),
+            .request_id = "test"};
   }
 
   BlobInfo Upload(std::string_view text, const CallContext& context) {
-    auto writer = blobs->Write(context, {.name = "file.csv", .content_type = "text/csv", .expires_at = absl::Now() + absl::Hours(1)});
+    auto writer = blobs->Write(
+        context, {.name = "file.csv", .content_type = "text/csv", .expires_at = absl::Now() + absl::Hours(1)});
     REQUIRE_THAT(writer, testing::IsOk());
     REQUIRE_THAT((*writer)->Write(text), testing::IsOk());
     auto info = (*writer)->Finish();

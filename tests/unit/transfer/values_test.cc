@@ -20,7 +20,8 @@ Field Of(TypeFamily family, std::string type_name, int precision = 0, int scale 
 }
 
 // The value, or "!code".
-std::string Parsed(const Field& field, std::string_view cell, std::string_view locale = "en", std::string_view zone = "") {
+std::string Parsed(const Field& field, std::string_view cell, std::string_view locale = "en",
+                   std::string_view zone = "") {
   const ValueParser parser(field, locale, zone);
   std::vector<CellError> errors;
   const auto value = parser.Parse(cell, errors);
@@ -46,7 +47,9 @@ TEST_CASE("decimals keep their digits and are never rounded") {
                                          {"1,234.56", "en", "1234.56"},
                                          {"1.234,56", "de", "1234.56"},
                                          {"1 234,56", "fr", "1234.56"},
-                                         {"1\xC2\xA0" "234,56", "fr", "1234.56"},
+                                         {"1\xC2\xA0"
+                                          "234,56",
+                                          "fr", "1234.56"},
                                          {"1'234.56", "de-CH", "1234.56"},
                                          {"12,34,567.89", "en", "1234567.89"},
                                          {"(12)", "en", "-12"},
@@ -111,7 +114,8 @@ TEST_CASE("integers take whole numbers of their size") {
 
 TEST_CASE("booleans by their words") {
   const Field field = Of(TypeFamily::kBool, "boolean");
-  for (const char* word : {"true", "TRUE", "Yes", "y", "1", "on", "x", "ja", "oui", "\xE3\x81\xAF\xE3\x81\x84"}) CHECK(Parsed(field, word) == "true");
+  for (const char* word : {"true", "TRUE", "Yes", "y", "1", "on", "x", "ja", "oui", "\xE3\x81\xAF\xE3\x81\x84"})
+    CHECK(Parsed(field, word) == "true");
   for (const char* word : {"false", "No", "n", "0", "OFF", "nein", "non"}) CHECK(Parsed(field, word) == "false");
   CHECK(Parsed(field, "maybe") == "!cell.invalid_boolean");
   CHECK(Parsed(field, "2") == "!cell.invalid_boolean");
