@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The suite knows no shop: other tables and another catalog, made at run time; and a change of the catalog while everything runs.
 import assert from 'node:assert/strict';
-import { cpSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, describe, it } from 'node:test';
@@ -11,9 +11,17 @@ let suite;
 before(async () => {
   suite = await Suite.start();
 });
-after(() => suite?.stop());
+const folders = [];
+after(async () => {
+  for (const made of folders) rmSync(made, { recursive: true });
+  await suite?.stop();
+});
 
-const folder = () => mkdtempSync(path.join(tmpdir(), 'mainstay-catalog-'));
+function folder() {
+  const made = mkdtempSync(path.join(tmpdir(), 'mainstay-catalog-'));
+  folders.push(made);
+  return made;
+}
 const payments = () => ['--set', `payments_url=${suite.provider_url}`];
 
 // A catalog with the given extra file beside the demo's own.

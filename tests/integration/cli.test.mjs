@@ -2,7 +2,7 @@
 // The command line: help that teaches, the database's commands on an empty database, and the gateway's.
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, describe, it } from 'node:test';
@@ -12,9 +12,11 @@ let suite;
 before(async () => {
   suite = await Suite.start();
 });
-after(() => suite?.stop());
-
 const scratch = mkdtempSync(path.join(tmpdir(), 'mainstay-cli-'));
+after(async () => {
+  rmSync(scratch, { recursive: true });
+  await suite?.stop();
+});
 
 describe('help', () => {
   it('lists every command, and every command explains itself', async () => {
