@@ -39,11 +39,12 @@ describe('help', () => {
   });
 });
 
-describe('on an empty database', () => {
+describe('on a database that Mainstay has never seen', () => {
   let database;
   before(async () => {
     await suite.sql('CREATE DATABASE empty');
     database = suite.database.replace('/mainstay?', '/empty?');
+    execFileSync('psql', ['-Xq', '-v', 'ON_ERROR_STOP=1', database, '-f', path.join(root, 'deploy/demo/schema.sql')]);
   });
   it('migrates once, also when called twice at once', async () => {
     const [one, two] = await Promise.all([suite.cli(['migrate', '--database', database]), suite.cli(['migrate', '--database', database])]);
@@ -55,7 +56,7 @@ describe('on an empty database', () => {
     assert.match((await suite.cli(['migrate', '--database', database])).stdout, /up to date/);
   });
   it('drafts a catalog from tables, which checks and publishes as it stands', async () => {
-    execFileSync('psql', ['-Xq', '-v', 'ON_ERROR_STOP=1', database, '-f', path.join(root, 'deploy/demo/schema.sql')]);
+    assert.equal((await suite.cli(['migrate', '--database', database])).code, 0);
     const draft = await suite.cli(['init', '--database', database, '--schema', 'shop']);
     assert.equal(draft.code, 0, draft.stderr);
     assert.match(draft.stdout, /password_hash:\s*\{?\s*hidden: true|password_hash/);
