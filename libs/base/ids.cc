@@ -16,11 +16,11 @@ namespace {
 constexpr char kAlphabet[] = "0123456789abcdefghjkmnpqrstvwxyz";  // Crockford base32
 constexpr size_t kIdLength = 26;                                  // 130 bits: two zero bits, then the UUID
 
-const std::array<int8_t, 256>& Values() {
-  static const std::array<int8_t, 256> values = [] {
-    std::array<int8_t, 256> v;
+const std::array<int, 256>& Values() {
+  static const std::array<int, 256> values = [] {
+    std::array<int, 256> v;
     v.fill(-1);
-    for (int i = 0; i < 32; ++i) v[uint8_t(kAlphabet[i])] = int8_t(i);
+    for (int i = 0; i < 32; ++i) v[uint8_t(kAlphabet[i])] = i;
     return v;
   }();
   return values;

@@ -40,9 +40,9 @@ std::string Encode64(std::string_view bytes, const char* alphabet, bool pad) {
 }
 
 std::optional<std::string> Decode64(std::string_view text, const char* alphabet) {
-  std::array<int8_t, 256> values;
+  std::array<int, 256> values;
   values.fill(-1);
-  for (int i = 0; i < 64; ++i) values[uint8_t(alphabet[i])] = int8_t(i);
+  for (int i = 0; i < 64; ++i) values[uint8_t(alphabet[i])] = i;
   if (text.size() % 4 == 1) return std::nullopt;
   std::string out;
   out.reserve(text.size() / 4 * 3 + 2);

@@ -20,8 +20,12 @@ bool Model::HasScope(const std::vector<std::string>& role_names, std::string_vie
     if (name == "admin") return true;
     auto role = roles.find(name);
     if (role == roles.end()) continue;
-    for (const std::string& held : role->second.scopes)
-      if (held == "*" || held == scope) return true;
+    for (const std::string& held : role->second.scopes) {
+      // "jobs:*" is every right on jobs.
+      const bool all = held.size() > 2 && held.compare(held.size() - 2, 2, ":*") == 0 &&
+                       scope.substr(0, held.size() - 1) == std::string_view(held).substr(0, held.size() - 1);
+      if (held == "*" || held == scope || all) return true;
+    }
   }
   return false;
 }

@@ -199,6 +199,9 @@ void ServiceServer::AddDependency(Dependency dependency) {
 void ServiceServer::AddInfo(std::string name, std::function<std::string()> value) {
   impl_->info.emplace_back(std::move(name), std::move(value));
 }
+bool ServiceServer::draining() const {
+  return impl_->draining;
+}
 int ServiceServer::port() const {
   return impl_->port;
 }

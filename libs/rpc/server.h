@@ -61,6 +61,8 @@ class ServiceServer {
   void AddInfo(std::string name, std::function<std::string()> value);
   absl::Status Start();  // serving, health NOT_SERVING until SetReady
   void SetReady();
+  // From the first signal on; thread-safe.
+  bool draining() const;
   int port() const;
   int admin_port() const;
   // Blocks until SIGTERM or SIGINT (a second one ends the process at once), then drains: NOT_SERVING, drain_delay,

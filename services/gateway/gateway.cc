@@ -33,12 +33,13 @@ http::Response ProblemPage(const http::Request& request) {
 }  // namespace
 
 Gateway::Gateway(ModelSource model, records::HttpApi& records, SuiteApi& suite, Hooks& hooks,
-                 std::vector<rpc::Dependency> dependencies)
+                 std::vector<rpc::Dependency> dependencies, std::function<bool()> draining)
     : model_(std::move(model)),
       records_(records),
       suite_(suite),
       hooks_(hooks),
-      dependencies_(std::move(dependencies)) {}
+      dependencies_(std::move(dependencies)),
+      draining_(std::move(draining)) {}
 
 void Gateway::AddLoop(asio::io_context& loop, postgres::AsyncPostgres& postgres) {
   loops_.push_back({&loop, &postgres, std::make_unique<Authenticator>(postgres, Clock::Real())});
@@ -96,11 +97,12 @@ asio::awaitable<http::Response> Gateway::Route(http::Request& request) {
 }
 
 http::Response Gateway::Readiness() const {
+  const bool draining = draining_();
   std::string body;
   JsonWriter json(body);
   json.BeginObject()
       .Key("status")
-      .String(draining_ ? "draining" : "ready")
+      .String(draining ? "draining" : "ready")
       .Key("catalog")
       .String(model_()->hash)
       .Key("dependencies")
@@ -108,7 +110,7 @@ http::Response Gateway::Readiness() const {
   for (const rpc::Dependency& dependency : dependencies_)
     json.Key(dependency.name).String(dependency.health().ok() ? "ok" : "degraded");
   json.EndObject().EndObject();
-  return http::Response::Json(draining_ ? 503 : 200, std::move(body));
+  return http::Response::Json(draining ? 503 : 200, std::move(body));
 }
 
 }  // namespace mainstay::gateway

@@ -10,7 +10,6 @@
 // Nothing here blocks.
 #pragma once
 
-#include <atomic>
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/io_context.hpp>
 #include <functional>
@@ -32,13 +31,13 @@ namespace mainstay::gateway {
 class Gateway {
  public:
   using ModelSource = std::function<catalog::ModelPtr()>;
+  // `draining` tells readiness that the process is about to end.
   Gateway(ModelSource model, records::HttpApi& records, SuiteApi& suite, Hooks& hooks,
-          std::vector<rpc::Dependency> dependencies);
+          std::vector<rpc::Dependency> dependencies, std::function<bool()> draining);
 
   // Once per loop, before it serves.
   void AddLoop(boost::asio::io_context& loop, postgres::AsyncPostgres& postgres);
   boost::asio::awaitable<http::Response> Handle(http::Request& request);
-  void SetDraining() { draining_ = true; }
 
  private:
   struct Loop {
@@ -54,8 +53,8 @@ class Gateway {
   SuiteApi& suite_;
   Hooks& hooks_;
   const std::vector<rpc::Dependency> dependencies_;
+  const std::function<bool()> draining_;
   std::vector<Loop> loops_;
-  std::atomic<bool> draining_{false};
 };
 
 }  // namespace mainstay::gateway

@@ -81,7 +81,9 @@ absl::StatusOr<int> Serve(const Options& options) {
   for (const auto& [name, upstream] : upstreams)
     dependencies.push_back({name, [u = upstream.get()] { return u->Health(); }});
 
-  Gateway gateway([&watcher] { return watcher.model(); }, records, suite, hooks, dependencies);
+  rpc::ServiceServer rpc_server(options.service);
+  Gateway gateway([&watcher] { return watcher.model(); }, records, suite, hooks, dependencies,
+                  [&rpc_server] { return rpc_server.draining(); });
   gateway_pointer = &gateway;
   for (size_t i = 0; i < connections.size(); ++i) gateway.AddLoop(*server.loops()[i], *connections[i]);
 
@@ -92,7 +94,6 @@ absl::StatusOr<int> Serve(const Options& options) {
   for (size_t i = 0; i < connections.size(); ++i) loops.push_back({server.loops()[i], connections[i].get()});
   RecordsService records_service(
       guard, records, [&watcher] { return watcher.model(); }, loops);
-  rpc::ServiceServer rpc_server(options.service);
   rpc_server.Add(&records_service.service());
   for (rpc::Dependency& dependency : dependencies) rpc_server.AddDependency(dependency);
   rpc_server.AddInfo("catalog", [&watcher] { return watcher.model()->hash; });
@@ -102,7 +103,6 @@ absl::StatusOr<int> Serve(const Options& options) {
   log::Info("serving", {{"http_port", server.port()}});
 
   const int code = rpc_server.Run([&](absl::Duration deadline) {
-    gateway.SetDraining();
     server.Drain(deadline);
     watcher.Stop();
   });

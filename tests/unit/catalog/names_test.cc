@@ -58,6 +58,10 @@ TEST_CASE("scopes are held by name, by * and by admin") {
   CHECK(model.HasScope({"staff", "ops"}, "jobs:write"));
   CHECK(model.HasScope({"admin"}, "anything:write"));
   CHECK_FALSE(model.HasScope({"unknown"}, "jobs:read"));
+  model.roles["jobs"].scopes = {"jobs:*"};
+  CHECK(model.HasScope({"jobs"}, "jobs:write"));
+  CHECK_FALSE(model.HasScope({"jobs"}, "jobs-archive:write"));
+  CHECK_FALSE(model.HasScope({"jobs"}, "imports:write"));
   CHECK_FALSE(model.HasScope({}, "jobs:read"));
 }
 
