@@ -514,7 +514,7 @@ std::string Below(std::string_view pointer, std::string_view key) {
   return out;
 }
 
-void FromJson(const JsonValue& value, std::string pointer, Node& node) {
+void FromJson(const JsonValue& value, const std::string& pointer, Node& node) {
   node.place = {FieldError::Place::kPointer, pointer};
   switch (value.kind()) {
     case JsonValue::Kind::kObject:

@@ -212,7 +212,8 @@ bool HeadParser::Finish(Head& head) {
   };
   const std::string *length = nullptr, *coding = nullptr, *host = nullptr, *expect = nullptr;
   bool close = false, keep = false;
-  for (const auto& [name, value] : head.headers) {
+  for (const auto& header : head.headers) {
+    const std::string &name = header.first, &value = header.second;
     const auto take = [&](const std::string*& slot) {
       if (slot != nullptr) return false;
       slot = &value;

@@ -557,7 +557,7 @@ asio::awaitable<bool> Connection::Answer(Response& response, bool close) {
   bool ok = co_await Write(out_);
   int64_t sent = 0;
   while (ok) {
-    Watch([this, stream = response.stream.get()] { stream->Cancel(); });
+    Watch([stream = response.stream.get()] { stream->Cancel(); });
     absl::StatusOr<std::string> piece = co_await response.stream->Next();
     Unwatch();
     if (!piece.ok()) co_return false;  // no last chunk: the client sees that the body is cut
@@ -791,7 +791,7 @@ asio::awaitable<void> Server::Impl::Accept() {
       auto connection = std::make_shared<Connection>(*this, loop, std::move(socket));
       asio::co_spawn(
           loop.context, [connection] { return connection->Run(); },
-          [connection](std::exception_ptr e) {
+          [connection](const std::exception_ptr& e) {
             if (!e) return;
             try {
               std::rethrow_exception(e);

@@ -87,7 +87,8 @@ absl::StatusOr<Request> BuildRequest(const catalog::Operation& operation, std::s
   for (const auto& [parameter, value] : operation.query)
     for (std::string_view name : Names(value)) declared.push_back(name);
   for (const std::string& name : operation.params) declared.push_back(name);
-  for (const auto& [name, value] : given) {
+  for (const auto& entry : given) {
+    const std::string& name = entry.first;
     bool known = std::any_of(declared.begin(), declared.end(), [&](std::string_view d) { return Bare(d) == name; });
     if (!known)
       errors.push_back({FieldError::Place::kPointer, StrCat("/params/", name), "unknown_field",

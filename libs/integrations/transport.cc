@@ -147,20 +147,17 @@ class CurlTransport : public Transport {
     auto transfer = std::make_unique<Transfer>();
     transfer->attempt = std::move(attempt);
     transfer->done = std::move(done);
-    bool refused = false;
     {
-      absl::MutexLock lock(&mu_);
-      refused = stopping_ || in_flight_ >= options_.max_in_flight;
-      if (!refused) {
-        ++in_flight_;
-        incoming_.push_back(std::move(transfer));
+      absl::ReleasableMutexLock lock(&mu_);
+      if (stopping_ || in_flight_ >= options_.max_in_flight) {
+        lock.Release();
+        HttpOutcome outcome;
+        outcome.error = "queue_refused";
+        transfer->done(std::move(outcome));
+        return;
       }
-    }
-    if (refused) {
-      HttpOutcome outcome;
-      outcome.error = "queue_refused";
-      transfer->done(std::move(outcome));
-      return;
+      ++in_flight_;
+      incoming_.push_back(std::move(transfer));
     }
     Wake();
   }

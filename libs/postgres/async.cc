@@ -198,7 +198,7 @@ absl::Status CheckParams(const Statement& statement) {
   if (statement.params.size() > 65535)
     return absl::InvalidArgumentError("a statement takes at most 65535 parameters; bind lists as one array");
   for (const auto& p : statement.params) {
-    if (p.has_value() && std::memchr(p->data(), 0, p->size()) != nullptr) return CheckText(*p);
+    if (p.has_value() && p->find('\0') != std::string::npos) return CheckText(*p);
   }
   return absl::OkStatus();
 }
@@ -823,6 +823,7 @@ class SessionImpl final : public Session {
   asio::awaitable<absl::StatusOr<std::vector<Result>>> ExecuteAll(std::vector<Statement> statements) override {
     for (const Statement& statement : statements) CO_RETURN_IF_ERROR(CheckParams(statement));
     std::vector<Item> items;
+    items.reserve(statements.size());
     for (Statement& statement : statements) items.push_back({.statement = &statement});
     absl::StatusOr<std::vector<Result>> results = co_await Run(items);
     co_return results;

@@ -125,7 +125,7 @@ struct Client::Impl {
     const std::string reason = context != nullptr && context->err != 0 ? context->errstr : "connection lost";
     Drop();
     // The first attempt to come back is at once: most failures are an idle connection that was closed.
-    const absl::Status status =
+    absl::Status status =
         absl::UnavailableError(StrCat("Redis: ", what, ": ", reason, sent ? " (outcome unknown)" : ""));
     SetHealth(status);
     return status;

@@ -94,7 +94,7 @@ grpc::Status ToGrpc(const absl::Status& status) {
 
 absl::Status FromGrpc(const grpc::Status& status) {
   if (status.ok()) return absl::OkStatus();
-  const absl::Status plain(absl::StatusCode(status.error_code()), status.error_message());
+  absl::Status plain(absl::StatusCode(status.error_code()), status.error_message());
   google::rpc::Status details;
   if (status.error_details().empty() || !grpc::ExtractErrorDetails(status, &details).ok()) return plain;
   std::optional<Problem> problem;

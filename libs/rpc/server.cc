@@ -260,7 +260,7 @@ void ServiceServer::SetReady() {
   log::Info("ready");
 }
 
-int ServiceServer::Run(std::function<void(absl::Duration)> stop) {
+int ServiceServer::Run(const std::function<void(absl::Duration)>& stop) {
   const sigset_t set = EndSignals();
   int number = 0;
   sigwait(&set, &number);

@@ -67,7 +67,7 @@ class ServiceServer {
   int admin_port() const;
   // Blocks until SIGTERM or SIGINT (a second one ends the process at once), then drains: NOT_SERVING, drain_delay,
   // `stop` (the service's own parts, given what is left of the deadline), gRPC shutdown. Returns the exit code.
-  int Run(std::function<void(absl::Duration)> stop);
+  int Run(const std::function<void(absl::Duration)>& stop);
 
  private:
   struct Impl;

@@ -205,7 +205,7 @@ absl::StatusOr<bool> CsvReader::NextLineFits(size_t from) {
   Record probe;
   start_ = from;
   // Reading on must not drop the record in front of it.
-  const auto parsed = [&]() -> absl::StatusOr<bool> {
+  auto parsed = [&]() -> absl::StatusOr<bool> {
     const size_t limit = std::min(buffer_.size(), from + (64 << 10));
     size_t stop = buffer_.find_first_of("\r\n", from);
     if (stop == std::string::npos || stop > limit) return false;
