@@ -83,7 +83,7 @@ bool Upkeep::leading() const {
 }
 
 absl::Status Upkeep::Query(absl::FunctionRef<absl::Status(pqxx::transaction_base&)> body) {
-  const absl::Status status = pool_.Autocommit(absl::Now() + absl::Seconds(10), body);
+  absl::Status status = pool_.Autocommit(absl::Now() + absl::Seconds(10), body);
   if (!status.ok()) trouble_ = Mono();
   return status;
 }
@@ -373,7 +373,7 @@ absl::Status Upkeep::CheckEpoch() {
 
 absl::Status Upkeep::Sweep(absl::Duration age) {
   std::vector<std::pair<Uuid, int64_t>> published;
-  const absl::Status read =
+  absl::Status read =
       pool_.Transaction(absl::Now() + absl::Seconds(30), [&](pqxx::transaction_base& tx) -> absl::Status {
         published.clear();
         tx.exec0("SET LOCAL enable_seqscan = on");
@@ -558,7 +558,7 @@ absl::Status Upkeep::ForgetConsumers() {
     const std::string key = StreamKey(id.first, id.second);
     ASSIGN_OR_RETURN(const redis::Reply consumers, redis_.Execute({"XINFO", "CONSUMERS", key, kGroup}));
     for (const auto& consumer : consumers.elements) {
-      if (Field(consumer, "pending") != "0" || std::atoll(Field(consumer, "idle").c_str()) < 3600 * 1000) continue;
+      if (Field(consumer, "pending") != "0" || std::atoll(Field(consumer, "idle").c_str()) < 3600LL * 1000) continue;
       RETURN_IF_ERROR(redis_.Script(kForgetConsumer, {key}, {kGroup, Field(consumer, "name"), "3600000"}).status());
     }
   }

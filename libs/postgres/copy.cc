@@ -100,7 +100,7 @@ absl::Status CopyIn::Row(absl::Span<const std::optional<std::string_view>> cells
     if (i > 0) buffer_ += '\t';
     if (!cells[i].has_value()) {
       buffer_ += "\\N";
-    } else if (const absl::Status status = CheckText(*cells[i]); !status.ok()) {
+    } else if (absl::Status status = CheckText(*cells[i]); !status.ok()) {
       buffer_.resize(before);
       return status;
     } else {

@@ -318,7 +318,7 @@ struct Pool::Impl {
       bool started = false;
       Watch watch{.connection = connection.get()};
       if (deadline != absl::InfiniteFuture()) StartWatch(deadline, &watch);
-      const absl::Status status = Body(*connection, kind, body, &started);
+      absl::Status status = Body(*connection, kind, body, &started);
       if (deadline != absl::InfiniteFuture()) EndWatch(&watch);
       const bool lost = ConnectionIsUseless(status) || !connection->is_open();
       Return(std::move(connection), !watch.fired && !lost);

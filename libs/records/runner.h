@@ -65,7 +65,7 @@ T RunBlocking(boost::asio::awaitable<T> work) {
   boost::asio::io_context loop(1);
   std::optional<T> out;
   std::exception_ptr failure;
-  boost::asio::co_spawn(loop, std::move(work), [&](std::exception_ptr error, T value) {
+  boost::asio::co_spawn(loop, std::move(work), [&](const std::exception_ptr& error, T value) {
     failure = error;
     out = std::move(value);
   });
