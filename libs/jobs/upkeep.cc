@@ -284,7 +284,9 @@ absl::StatusOr<bool> Upkeep::Dispatch() {
   ASSIGN_OR_RETURN(const auto replies, redis_.Pipeline(lengths));
   bool more = false;
   size_t at = 0;
-  for (auto& [id, stream] : streams_) {
+  for (auto& queue : streams_) {
+    const auto& id = queue.first;  // named: clang 14 cannot capture structured bindings
+    auto& stream = queue.second;
     int64_t length = replies[at++].integer;
     if (stream.paused) {
       RETURN_IF_ERROR(SetWindow(id, stream, false));
