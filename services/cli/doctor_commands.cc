@@ -127,9 +127,7 @@ absl::Status Inspect(const Arguments& arguments) {
     ASSIGN_OR_RETURN(const Gateway gateway, Gateway::FromArguments(arguments));
     ASSIGN_OR_RETURN(const std::string json,
                      gateway.Get(StrCat("/mainstay/v1/", collection, "/", PercentEncode(arguments[0]))));
-    if (!arguments.Has("json")) return PrintObject(json);
-    std::printf("%s\n", json.c_str());
-    return absl::OkStatus();
+    return Show(arguments, json);
   }
   return absl::InvalidArgumentError(
       StrCat(arguments[0], " is not an id of the suite (job_… evt_… imp_… exp_… conn_…)"));

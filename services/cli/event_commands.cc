@@ -13,22 +13,9 @@ namespace {
 
 constexpr char kEvents[] = "/mainstay/v1/webhook-events";
 
-absl::Status Show(const Arguments& arguments, const std::string& json) {
-  if (!arguments.Has("json")) return PrintObject(json);
-  std::printf("%s\n", json.c_str());
-  return absl::OkStatus();
-}
-
-absl::Status List(const Arguments& arguments) {
-  ASSIGN_OR_RETURN(const Gateway gateway, Gateway::FromArguments(arguments));
-  std::string query = StrCat("?limit=", PercentEncode(arguments.Get("limit", "20")));
-  for (const char* field : {"source", "state", "type"})
-    if (arguments.Has(field)) StrAppend(&query, "&filter[", field, "]=", PercentEncode(arguments.Get(field)));
-  if (arguments.Has("cursor")) StrAppend(&query, "&cursor=", PercentEncode(arguments.Get("cursor")));
-  ASSIGN_OR_RETURN(const std::string json, gateway.Get(StrCat(kEvents, query)));
-  if (!arguments.Has("json")) return PrintTable(json, {"id", "source", "type", "entity", "state", "received_at"});
-  std::printf("%s\n", json.c_str());
-  return absl::OkStatus();
+absl::Status ListPage(const Arguments& arguments) {
+  return List(arguments, kEvents, {"source", "state", "type"},
+              {"id", "source", "type", "entity", "state", "received_at"});
 }
 
 absl::Status Get(const Arguments& arguments) {
@@ -60,7 +47,7 @@ std::vector<Command> EventCommands() {
                                  {"limit", "N", "1 to 200, default 20"},
                                  {"cursor", "TEXT", "the next page, as the page before named it"}}),
           .examples = "mainstay events list --source payments --state failed",
-          .run = List,
+          .run = ListPage,
       },
       {
           .name = "events get",

@@ -12,6 +12,7 @@
 #include "absl/strings/match.h"
 #include "libs/base/status.h"
 #include "libs/base/strings.h"
+#include "libs/base/text.h"
 
 namespace mainstay::cli {
 namespace {
@@ -242,6 +243,25 @@ absl::Status PrintObject(const std::string& json) {
     if (!text.empty() && text != "[]" && text != "{}")
       std::printf("%-16s %s\n", std::string(member.key).c_str(), text.c_str());
   }
+  return absl::OkStatus();
+}
+
+absl::Status Show(const Arguments& arguments, const std::string& json) {
+  if (!arguments.Has("json")) return PrintObject(json);
+  std::printf("%s\n", json.c_str());
+  return absl::OkStatus();
+}
+
+absl::Status List(const Arguments& arguments, std::string_view path, const std::vector<std::string>& filters,
+                  const std::vector<std::string>& columns) {
+  ASSIGN_OR_RETURN(const Gateway gateway, Gateway::FromArguments(arguments));
+  std::string query = StrCat("?limit=", PercentEncode(arguments.Get("limit", "20")));
+  for (const std::string& field : filters)
+    if (arguments.Has(field)) StrAppend(&query, "&filter[", field, "]=", PercentEncode(arguments.Get(field)));
+  if (arguments.Has("cursor")) StrAppend(&query, "&cursor=", PercentEncode(arguments.Get("cursor")));
+  ASSIGN_OR_RETURN(const std::string json, gateway.Get(StrCat(path, query)));
+  if (!arguments.Has("json")) return PrintTable(json, columns);
+  std::printf("%s\n", json.c_str());
   return absl::OkStatus();
 }
 

@@ -47,5 +47,10 @@ std::string Text(const JsonValue& object, std::string_view key);
 absl::Status PrintTable(const std::string& json, const std::vector<std::string>& fields);
 // One object, a line per member that is set.
 absl::Status PrintObject(const std::string& json);
+// One object for people, or as it came with --json.
+absl::Status Show(const Arguments& arguments, const std::string& json);
+// A page of the list at `path`: --limit, --cursor, and an option per field in `filters`.
+absl::Status List(const Arguments& arguments, std::string_view path, const std::vector<std::string>& filters,
+                  const std::vector<std::string>& columns);
 
 }  // namespace mainstay::cli

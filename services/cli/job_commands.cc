@@ -13,22 +13,8 @@ namespace {
 
 constexpr char kJobs[] = "/mainstay/v1/jobs";
 
-absl::Status Show(const Arguments& arguments, const std::string& json) {
-  if (!arguments.Has("json")) return PrintObject(json);
-  std::printf("%s\n", json.c_str());
-  return absl::OkStatus();
-}
-
-absl::Status List(const Arguments& arguments) {
-  ASSIGN_OR_RETURN(const Gateway gateway, Gateway::FromArguments(arguments));
-  std::string query = StrCat("?limit=", PercentEncode(arguments.Get("limit", "20")));
-  for (const char* field : {"state", "kind", "queue"})
-    if (arguments.Has(field)) StrAppend(&query, "&filter[", field, "]=", PercentEncode(arguments.Get(field)));
-  if (arguments.Has("cursor")) StrAppend(&query, "&cursor=", PercentEncode(arguments.Get("cursor")));
-  ASSIGN_OR_RETURN(const std::string json, gateway.Get(StrCat(kJobs, query)));
-  if (!arguments.Has("json")) return PrintTable(json, {"id", "kind", "queue", "state", "attempt", "created_at"});
-  std::printf("%s\n", json.c_str());
-  return absl::OkStatus();
+absl::Status ListPage(const Arguments& arguments) {
+  return List(arguments, kJobs, {"state", "kind", "queue"}, {"id", "kind", "queue", "state", "attempt", "created_at"});
 }
 
 absl::Status Get(const Arguments& arguments) {
@@ -89,7 +75,7 @@ std::vector<Command> JobCommands() {
                {"limit", "N", "1 to 200, default 20"},
                {"cursor", "TEXT", "the next page, as the page before named it"}}),
           .examples = "mainstay jobs list --state dead",
-          .run = List,
+          .run = ListPage,
       },
       {
           .name = "jobs get",

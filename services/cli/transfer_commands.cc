@@ -99,11 +99,7 @@ absl::Status Import(const Arguments& arguments) {
   if (!arguments.Has("no-wait")) {
     ASSIGN_OR_RETURN(json, Follow(gateway, StrCat(kImports, "/", id), patience));
   }
-  if (arguments.Has("json")) {
-    std::printf("%s\n", json.c_str());
-  } else {
-    RETURN_IF_ERROR(PrintObject(json));
-  }
+  RETURN_IF_ERROR(Show(arguments, json));
   ASSIGN_OR_RETURN(const JsonDocument document, JsonDocument::Parse(json));
   const std::string state = Text(document.root(), "state");
   if (state == "succeeded_with_errors" && !arguments.Has("json")) {
