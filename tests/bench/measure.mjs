@@ -16,7 +16,7 @@ export function median(values) {
   return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
 }
 
-// Runs every contender once per round, in turn, so that a slow minute of the machine hits all; returns the median of each figure.
+// Runs every contender once per round, in turn, so that a slow minute of the machine hits all; returns the median of each figure. Only numbers have one: anything else a contender tells is for the log.
 export async function rounds(contenders, count, log) {
   const samples = Object.fromEntries(Object.keys(contenders).map((name) => [name, []]));
   for (let round = 1; round <= count; round += 1) {
@@ -26,12 +26,18 @@ export async function rounds(contenders, count, log) {
       samples[name].push(figures);
     }
   }
-  return Object.fromEntries(Object.entries(samples).map(([name, all]) => [name, Object.fromEntries(Object.keys(all[0]).map((metric) => [metric, median(all.map((figures) => figures[metric]))]))]));
+  const numbers = (figures) => Object.keys(figures).filter((metric) => typeof figures[metric] === 'number');
+  return Object.fromEntries(Object.entries(samples).map(([name, all]) => [name, Object.fromEntries(numbers(all[0]).map((metric) => [metric, median(all.map((figures) => figures[metric]))]))]));
 }
 
-// One row. For rates more is better, for anything else less.
-export function row(benchmark, metric, unit, mainstay, peer, peerName) {
-  return { benchmark, metric, unit, mainstay, peer, peer_name: peerName, ratio: metric === 'per_s' ? mainstay / peer : peer / mainstay };
+// The value below which the given share of a sorted list lies (nearest rank).
+export function percentile(sorted, share) {
+  return sorted[Math.max(0, Math.ceil(share * sorted.length) - 1)];
+}
+
+// One row. For rates more is better, for anything else less. `more` are keys of its own: what the ledger counted.
+export function row(benchmark, metric, unit, mainstay, peer, peerName, more = {}) {
+  return { benchmark, metric, unit, mainstay, peer, peer_name: peerName, ratio: metric === 'per_s' ? mainstay / peer : peer / mainstay, ...more };
 }
 
 // A program's standard output; fails with its errors when it fails.
@@ -46,23 +52,41 @@ export async function output(command, args, options = {}) {
   return out;
 }
 
-// A peer in a process of its own. It says one line of JSON when it is ready, and answers each line of JSON with one.
+// A process of its own that says one line of JSON when it is ready, and answers each line of JSON with one.
 export class Peer {
+  // script: a file of peers/, run by Node or, *.py, by Python. Or a program with its arguments.
   constructor(script, settings) {
-    this.child = spawn(process.execPath, [path.join(here, 'peers', script), JSON.stringify(settings)], { stdio: ['pipe', 'pipe', 'inherit'], env: { ...process.env, NODE_ENV: 'production' } });
+    const [command, ...args] = Array.isArray(script)
+      ? script
+      : [script.endsWith('.py') ? '/usr/bin/python3' : process.execPath, path.join(here, 'peers', script), JSON.stringify(settings)];
+    this.name = path.basename(Array.isArray(script) ? command : script);
+    this.child = spawn(command, args, { stdio: ['pipe', 'pipe', 'inherit'], env: { ...process.env, NODE_ENV: 'production' } });
+    this.child.stdin.on('error', () => {}); // it ended; whoever asks next is told
     this.lines = createInterface({ input: this.child.stdout })[Symbol.asyncIterator]();
   }
   async next() {
     const { value, done } = await this.lines.next();
-    if (done) throw new Error('the peer ended');
-    return JSON.parse(value);
+    if (done) throw new Error(`${this.name} ended (${this.child.exitCode ?? this.child.signalCode})`);
+    const answer = JSON.parse(value);
+    if (answer.error) throw new Error(`${this.name}: ${answer.error}`);
+    return answer;
   }
   ask(question) {
     this.child.stdin.write(`${JSON.stringify(question)}\n`);
     return this.next();
   }
+  get pid() {
+    return this.child.pid;
+  }
+  // For programs that end by themselves once their input does.
+  async finish() {
+    const ended = once(this.child, 'exit');
+    this.child.stdin.end();
+    if (this.child.exitCode === null) await ended;
+    if (this.child.exitCode !== 0) throw new Error(`${this.name} ended with ${this.child.exitCode ?? this.child.signalCode}`);
+  }
   async stop() {
-    const ended = this.child.exitCode === null ? once(this.child, 'exit') : undefined;
+    const ended = this.child.exitCode === null && this.child.signalCode === null ? once(this.child, 'exit') : undefined;
     this.child.kill('SIGTERM');
     await ended;
   }
