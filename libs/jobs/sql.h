@@ -105,14 +105,14 @@ WITH gone AS (
 ), kept AS (
   INSERT INTO mainstay.jobs_history (id, fence, run_at, deadline, created_at, started_at, worker, state, priority, attempt, crashes, snoozes, max_attempts, max_crashes, tenant, kind,
                                      queue, args, sensitive_args, result, unique_key, ordering_key, tags, principal, traceparent, request_id, catalog_hash, errors, progress,
-                                     checkpoint, options)
+                                     checkpoint, options, fingerprint)
   SELECT g.id, g.fence, g.run_at, g.deadline, g.created_at, coalesce(g.started_at, clock_timestamp() - g.took * interval '1 second'), coalesce($9::uuid, g.worker), g.final, g.priority,
          g.attempts, g.crashes, g.snoozes, g.max_attempts, g.max_crashes, g.tenant, g.kind, g.queue, g.args, g.sensitive_args, g.result::json, g.unique_key, g.ordering_key, g.tags,
          g.principal, g.traceparent, g.request_id, g.catalog_hash,
          CASE WHEN g.code IS NULL THEN g.errors
               ELSE coalesce(CASE WHEN jsonb_array_length(g.errors) >= 20 THEN g.errors - 0 ELSE g.errors END, '[]'::jsonb)
                    || jsonb_build_object('attempt', g.attempts, 'at', clock_timestamp(), 'code', g.code, 'message', g.message, 'worker', $10::text) END,
-         g.progress, g.checkpoint, g.options
+         g.progress, g.checkpoint, g.options, CASE WHEN g.final IN (7, 9) AND g.code IS NOT NULL THEN mainstay.job_fingerprint(g.code, g.message) END
   FROM gone g
 )
 SELECT count(*), array_agg(id) FILTER (WHERE key_hash IS NOT NULL), array_agg(key_hash) FILTER (WHERE key_hash IS NOT NULL) FROM gone)sql"};
@@ -123,6 +123,7 @@ inline constexpr Named kRetry = {"jobs_retry", R"sql(
 UPDATE mainstay.jobs j
 SET state = 1, fence = j.fence + 1, due_at = clock_timestamp() + i.delay * interval '1 second', run_at = clock_timestamp() + i.delay * interval '1 second', worker = NULL, published_at = NULL,
     started_at = NULL, attempt = j.attempt + CASE WHEN i.code IS NULL THEN 0 ELSE 1 END, snoozes = j.snoozes + CASE WHEN i.code IS NULL THEN 1 ELSE 0 END,
+    fingerprint = CASE WHEN i.code IS NULL THEN j.fingerprint ELSE mainstay.job_fingerprint(i.code, i.message) END,
     errors = CASE WHEN i.code IS NULL THEN j.errors
                   ELSE coalesce(CASE WHEN jsonb_array_length(j.errors) >= 20 THEN j.errors - 0 ELSE j.errors END, '[]'::jsonb)
                        || jsonb_build_object('attempt', j.attempt + 1, 'at', clock_timestamp(), 'code', i.code, 'message', i.message, 'worker', $6::text) END
@@ -268,6 +269,30 @@ DELETE FROM mainstay.job_workers w WHERE w.lease_until < clock_timestamp() - int
 inline constexpr Named kMaintainHistory = {
     "jobs_maintain_history",
     "SELECT made, dropped FROM mainstay.maintain_job_history(3, $1::float8 * interval '1 second')"};
+
+// ---- figures ----
+
+// One statement per heartbeat and worker. Workers meet in the same rows, in one order.
+inline constexpr Named kAddStats = {"jobs_add_stats", R"sql(
+INSERT INTO mainstay.job_stats AS s (slot, queue, kind, succeeded, failed, dead, discarded, snoozed, queued, ran, queued_seconds, ran_seconds)
+SELECT to_timestamp(floor(extract(epoch FROM statement_timestamp()) / 10) * 10), t.queue, t.kind, t.succeeded, t.failed, t.dead, t.discarded, t.snoozed, t.queued::bigint[], t.ran::bigint[],
+       t.queued_seconds, t.ran_seconds
+FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::text[], $9::text[], $10::float8[], $11::float8[])
+     AS t (queue, kind, succeeded, failed, dead, discarded, snoozed, queued, ran, queued_seconds, ran_seconds)
+ORDER BY t.queue COLLATE "C", t.kind COLLATE "C"
+ON CONFLICT (slot, queue, kind) DO UPDATE SET succeeded = s.succeeded + excluded.succeeded, failed = s.failed + excluded.failed, dead = s.dead + excluded.dead,
+  discarded = s.discarded + excluded.discarded, snoozed = s.snoozed + excluded.snoozed, queued = mainstay.add_counts(s.queued, excluded.queued), ran = mainstay.add_counts(s.ran, excluded.ran),
+  queued_seconds = s.queued_seconds + excluded.queued_seconds, ran_seconds = s.ran_seconds + excluded.ran_seconds)sql"};
+inline constexpr Named kForgetStats = {
+    "jobs_forget_stats", "DELETE FROM mainstay.job_stats WHERE slot < statement_timestamp() - interval '1 hour'"};
+// The last quarter of an hour: age of each slot's start against the current one's, and how much of the current one has
+// passed. Added up by the reader (an aggregate over arrays costs ten times as much).
+inline constexpr Named kReadStats = {"jobs_read_stats", R"sql(
+SELECT s.queue, s.kind, extract(epoch FROM n.slot - s.slot)::integer, extract(epoch FROM statement_timestamp() - n.slot)::float8, s.succeeded, s.failed, s.dead, s.discarded, s.snoozed,
+       s.queued, s.ran, s.queued_seconds, s.ran_seconds
+FROM (SELECT to_timestamp(floor(extract(epoch FROM statement_timestamp()) / 10) * 10) AS slot) n
+JOIN mainstay.job_stats s ON s.slot > n.slot - interval '900 seconds'
+WHERE $1::text IS NULL OR s.queue = $1 ORDER BY s.queue, s.kind)sql"};
 
 // ---- operators ----
 
