@@ -22,5 +22,10 @@ TEST_CASE("jitter near zero still waits the floor, which never exceeds the polic
   CHECK(RetryDelay({.base = absl::Milliseconds(10), .cap = absl::Milliseconds(20)}, 9, zero) == absl::Milliseconds(20));
 }
 
+TEST_CASE("a fixed policy waits the same after every failure, whatever chance says") {
+  const BackoffPolicy policy{.kind = BackoffPolicy::Kind::kFixed, .base = absl::Seconds(7), .cap = absl::Seconds(1)};
+  for (const int attempt : {1, 2, 50}) CHECK(RetryDelay(policy, attempt, [] { return 0.9; }) == absl::Seconds(7));
+}
+
 }  // namespace
 }  // namespace mainstay::jobs
