@@ -3,17 +3,23 @@
 
 #include <charconv>
 
-#include "absl/strings/str_cat.h"
+#include "libs/base/strings.h"
 
 namespace mainstay::jobs {
 
-std::string StreamKey(std::string_view queue, int priority) {
-  return "mainstay:jobs:{" + std::string(queue) + "}:" + std::to_string(priority);
+std::string StreamKey(std::string_view queue, int priority, std::string_view lane) {
+  std::string key = StrCat("mainstay:jobs:{", queue, "}:", priority);
+  if (!lane.empty()) StrAppend(&key, ":", lane);
+  return key;
+}
+
+std::string Route(std::string_view kind, int version) {
+  return version == 0 ? std::string(kind) : StrCat(kind, "@", version);
 }
 
 std::string EncodeEntry(const Entry& entry) {
-  std::string text = absl::StrCat(entry.id.ToString(), " ", entry.fence, " ", entry.attempt, " ", entry.kind);
-  if (entry.args.has_value()) absl::StrAppend(&text, " ", *entry.args);
+  std::string text = StrCat(entry.id.ToString(), " ", entry.fence, " ", entry.attempt, " ", entry.kind);
+  if (entry.args.has_value()) StrAppend(&text, " ", *entry.args);
   return text;
 }
 

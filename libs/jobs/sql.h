@@ -180,9 +180,10 @@ inline constexpr Named kRemoveWorker = {"jobs_remove_worker",
                                         "DELETE FROM mainstay.job_workers w WHERE w.id = $1::uuid AND NOT EXISTS "
                                         "(SELECT 1 FROM mainstay.jobs j WHERE j.worker = w.id)"};
 
-// All streams with their pauses; the order is the order of reading.
+// All streams with their pauses, lanes ("" is the one that all workers of the queue share; else the route that a worker
+// must have announced to read it) and weights, for libs/jobs/shares.h.
 inline constexpr Named kStreams = {"jobs_streams", R"sql(
-SELECT w.queue, w.priority, q.paused_at IS NOT NULL AND (q.paused_until IS NULL OR q.paused_until > clock_timestamp())
+SELECT w.queue, w.priority, q.paused_at IS NOT NULL AND (q.paused_until IS NULL OR q.paused_until > clock_timestamp()), '' AS lane, 1::smallint AS weight
 FROM mainstay.job_windows w JOIN mainstay.job_queues q ON q.name = w.queue ORDER BY w.priority, w.queue)sql"};
 
 // ---- upkeep (the elected worker; safe with two) ----

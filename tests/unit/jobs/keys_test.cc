@@ -8,6 +8,8 @@ namespace {
 
 TEST_CASE("a stream's key keeps its queue on one node") {
   CHECK(StreamKey("mail", 6) == "mainstay:jobs:{mail}:6");
+  CHECK(StreamKey("mail", 6, Route("mail.send", 2)) == "mainstay:jobs:{mail}:6:mail.send@2");
+  CHECK(Route("mail.send") == "mail.send");
 }
 
 TEST_CASE("an entry reads back as it was written, args verbatim") {
