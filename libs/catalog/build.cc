@@ -994,10 +994,14 @@ class Builder {
   // ---- jobs, imports, exports ----
 
   void CheckSchedules() {
-    for (const auto& [name, schedule] : model_->schedules)
+    for (const auto& [name, schedule] : model_->schedules) {
       if (!model_->queues.contains(schedule.queue))
         Fail(StrCat("schedules.", name, ".queue"),
              StrCat("there is no queue \"", schedule.queue, "\"", Hint(schedule.queue, Keys(model_->queues))));
+      if (!schedule.role.empty() && schedule.role != "admin" && !model_->roles.contains(schedule.role))
+        Fail(StrCat("schedules.", name, ".role"),
+             StrCat("there is no role \"", schedule.role, "\"", Hint(schedule.role, Keys(model_->roles))));
+    }
   }
 
   void CheckImports(const std::set<std::string>& broken) {

@@ -267,6 +267,8 @@ struct Queue {
 };
 struct Schedule {
   std::string name, cron, zone = "UTC", kind, queue, args = "{}", missed = "last", overlap = "skip", tenant;
+  std::string role;  // whose rights its jobs have; empty: none
+  absl::Duration missed_window = absl::Hours(24);
   bool paused = false;
 };
 

@@ -18,12 +18,13 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "libs/base/clock.h"
+#include "libs/base/cron.h"
 #include "libs/base/crypto.h"
 #include "libs/base/json.h"
+#include "libs/base/principal.h"
 #include "libs/base/strings.h"
 #include "libs/base/text.h"
 #include "libs/catalog/build.h"
-#include "libs/catalog/cron.h"
 #include "libs/catalog/declarations.h"
 #include "libs/catalog/introspect.h"
 #include "libs/catalog/yaml.h"
@@ -955,15 +956,14 @@ Schedule ReadSchedule(Reader::Context& context, const Yaml::Member& member, cons
   if (!IsPlainName(member.key)) r.Fail(member.at, path, std::string(kPlainNameRule));
   r.Required("cron", &schedule.cron);
   if (!schedule.cron.empty()) {
-    std::string problem = CronProblem(schedule.cron);
-    if (!problem.empty()) r.Fail("cron", problem);
+    if (const auto cron = Cron::Parse(schedule.cron); !cron.ok()) r.Fail("cron", std::string(cron.status().message()));
   }
   r.Text("zone", &schedule.zone, 64);
-  absl::TimeZone zone;
-  if (!absl::LoadTimeZone(schedule.zone, &zone))
-    r.Fail("zone",
-           StrCat("the time zone \"", schedule.zone, "\" is not known; write for example UTC or Europe/Berlin"));
+  if (const auto zone = LoadZone(schedule.zone); !zone.ok()) r.Fail("zone", std::string(zone.status().message()));
   r.Required("kind", &schedule.kind);
+  static const RE2 kKind("[a-z][a-z0-9_]*(\\.[a-z][a-z0-9_]*)*");
+  if (!schedule.kind.empty() && (schedule.kind.size() > 100 || !RE2::FullMatch(schedule.kind, kKind)))
+    r.Fail("kind", "expected lower-case words joined by dots, like \"reports.build\"");
   schedule.queue = "default";
   r.Text("queue", &schedule.queue);
   if (const Yaml* args = r.Take("args")) {
@@ -975,8 +975,11 @@ Schedule ReadSchedule(Reader::Context& context, const Yaml::Member& member, cons
     if (schedule.args.size() > (256 << 10)) r.Fail("args", "longer than 256 KiB");
   }
   r.Word("missed", &schedule.missed, {"last", "all", "skip"});
-  r.Word("overlap", &schedule.overlap, {"skip", "allow", "queue"});
+  r.Duration("missed_window", &schedule.missed_window, absl::Minutes(1), kDay * 31);
+  r.Word("overlap", &schedule.overlap, {"skip", "allow", "queue", "replace"});
   r.Required("tenant", &schedule.tenant);
+  if (schedule.tenant == kAllTenants) r.Fail("tenant", "a job belongs to one tenant: name it");
+  r.Text("role", &schedule.role);
   r.Bool("paused", &schedule.paused);
   r.Done();
   return schedule;

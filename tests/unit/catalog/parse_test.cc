@@ -244,11 +244,17 @@ TEST_CASE("queues and schedules") {
   auto cron = [](const std::string& text) {
     return Wrong("schedules: {s: {kind: k, tenant: t, cron: '" + text + "'}}\n");
   };
-  for (const char* good : {"* * * * *", "*/5 0-6,22 1 jan,mar 7", "0 0 31 12 SUN"}) CHECK(cron(good).empty());
+  for (const char* good : {"* * * * *", "*/5 0-6,22 1 jan,mar 7", "0 0 31 12 SUN", "@daily", "0 */2 * * * *"})
+    CHECK(cron(good).empty());
   for (const char* bad : {"* * * *", "60 * * * *", "* 24 * * *", "* * 0 * *", "* * * 13 *", "* * * * 8", "5-1 * * * *",
-                          "*/0 * * * *", "a * * * *", "-1 * * * *", "1,, * * * *", "@daily"})
+                          "*/0 * * * *", "a * * * *", "-1 * * * *", "1,, * * * *", "@reboot", "0 0 30 2 *"})
     CHECK(cron(bad).size() == 1);
-  CHECK(Wrong("schedules: {s: {cron: '* * * * *', kind: k, tenant: t, zone: Europe/Brlin}}\n").size() == 1);
+  CHECK(cron("0 25 * * *") == Lines{"c.yaml:1:43: schedules.s.cron: hour \"25\" (character 3): expected 0 to 23"});
+  CHECK(Wrong("schedules: {s: {cron: '* * * * *', kind: k, tenant: t, zone: Europe/Brlin}}\n") ==
+        Lines{"c.yaml:1:62: schedules.s.zone: the time zone \"Europe/Brlin\" is not known; write for example UTC or "
+              "Europe/Berlin"});
+  CHECK(Wrong("schedules: {s: {cron: '* * * * *', kind: k, tenant: '*', overlap: replace, missed_window: 32d}}\n")
+            .size() == 2);
 }
 
 TEST_CASE("names keep to their alphabet") {
