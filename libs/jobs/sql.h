@@ -112,7 +112,7 @@ WITH gone AS (
          CASE WHEN g.code IS NULL THEN g.errors
               ELSE coalesce(CASE WHEN jsonb_array_length(g.errors) >= 20 THEN g.errors - 0 ELSE g.errors END, '[]'::jsonb)
                    || jsonb_build_object('attempt', g.attempts, 'at', clock_timestamp(), 'code', g.code, 'message', g.message, 'worker', $10::text) END,
-         g.progress, g.checkpoint, g.options, CASE WHEN g.final IN (7, 9) AND g.code IS NOT NULL THEN mainstay.job_fingerprint(g.code, g.message) END
+         g.progress, g.checkpoint, g.options, CASE WHEN g.final = 9 AND g.code IS NOT NULL THEN mainstay.job_fingerprint(g.code, g.message) END
   FROM gone g
 )
 SELECT count(*), array_agg(id) FILTER (WHERE key_hash IS NOT NULL), array_agg(key_hash) FILTER (WHERE key_hash IS NOT NULL) FROM gone)sql"};
@@ -307,20 +307,128 @@ FROM mainstay.jobs_view WHERE uid = $1::uuid AND (tenant = $2 OR $2 = '*'))sql"}
 inline constexpr Named kLockHot = {
     "jobs_lock_hot",
     "SELECT fence, state, key_hash FROM mainstay.jobs WHERE id = $1::uuid AND (tenant = $2 OR $2 = '*') FOR UPDATE"};
-// Dead → ready with fresh budgets and a raised fence; its history row goes. Its unique key is taken again first
-// (kTakeUnique).
-inline constexpr Named kDead = {"jobs_dead",
-                                "SELECT kind, unique_key, tenant FROM mainstay.jobs_history WHERE id = $1::uuid AND "
-                                "(tenant = $2 OR $2 = '*') AND state = 9 FOR UPDATE"};
+// Dead jobs, in order, locked; with the unique key they would have to take again. $1 ids, $2 tenant, $3 finished
+// before.
+inline constexpr Named kLockDead = {"jobs_lock_dead", R"sql(
+SELECT h.id, mainstay.job_unique_hash(h.tenant, h.kind, h.unique_key) FROM mainstay.jobs_history h
+WHERE h.id = ANY ($1::uuid[]) AND h.state = 9 AND (h.tenant = $2 OR $2 = '*') AND h.finished_at < $3::timestamptz ORDER BY h.id FOR UPDATE)sql"};
+// Dead → back among the living, in order of their ids, with fresh budgets and a raised fence; their history rows go.
+// Locked by kLockDead. $2 by, $3 why, $4 operation.
 inline constexpr Named kRevive = {"jobs_revive", R"sql(
-WITH dead AS (DELETE FROM mainstay.jobs_history WHERE id = $1::uuid AND state = 9 RETURNING *)
-INSERT INTO mainstay.jobs (id, fence, seq, key_hash, deadline, created_at, unique_hash, state, priority, max_attempts, max_crashes, tenant, kind, queue, args, sensitive_args, unique_key,
-                           ordering_key, tags, principal, traceparent, request_id, catalog_hash, errors, checkpoint, options)
+WITH dead AS (DELETE FROM mainstay.jobs_history WHERE id = ANY ($1::uuid[]) AND state = 9 RETURNING *)
+INSERT INTO mainstay.jobs AS j (id, fence, seq, key_hash, deadline, created_at, unique_hash, state, priority, max_attempts, max_crashes, tenant, kind, queue, args, sensitive_args, unique_key,
+                                ordering_key, tags, principal, traceparent, request_id, catalog_hash, errors, checkpoint, options, published_at)
 SELECT d.id, d.fence + 1, CASE WHEN d.ordering_key IS NOT NULL THEN nextval('mainstay.job_seq') END, mainstay.job_key_hash(d.tenant, d.ordering_key), NULL, d.created_at,
-       mainstay.job_unique_hash(d.tenant, d.kind, d.unique_key), CASE WHEN d.ordering_key IS NOT NULL THEN 2 ELSE 3 END, d.priority, d.max_attempts, d.max_crashes, d.tenant, d.kind, d.queue, d.args,
-       d.sensitive_args, d.unique_key, d.ordering_key, d.tags, d.principal, d.traceparent, d.request_id, d.catalog_hash, d.errors, d.checkpoint,
-       coalesce(d.options, '{}'::jsonb) || jsonb_build_object('retried', jsonb_build_object('by', $2::text, 'reason', $3::text, 'at', clock_timestamp()))
-FROM dead d RETURNING key_hash)sql"};
+       mainstay.job_unique_hash(d.tenant, d.kind, d.unique_key), CASE WHEN d.ordering_key IS NOT NULL THEN 2 WHEN d.open THEN 4 ELSE 3 END, d.priority, d.max_attempts, d.max_crashes, d.tenant,
+       d.kind, d.queue, d.args, d.sensitive_args, d.unique_key, d.ordering_key, d.tags, d.principal, d.traceparent, d.request_id, d.catalog_hash, d.errors, d.checkpoint,
+       coalesce(d.options, '{}'::jsonb) || jsonb_build_object('retried', jsonb_strip_nulls(jsonb_build_object('by', $2::text, 'reason', $3::text, 'at', clock_timestamp(), 'operation', $4::text))),
+       CASE WHEN d.ordering_key IS NULL AND d.open THEN clock_timestamp() END
+FROM (SELECT dead.*, w.open_until > statement_timestamp() AS open FROM dead LEFT JOIN mainstay.job_windows w ON w.queue = dead.queue AND w.priority = dead.priority ORDER BY dead.id) d
+RETURNING j.id, j.fence, j.attempt, j.kind, j.queue, j.priority, CASE WHEN j.sensitive_args IS NULL AND octet_length(j.args::text) <= 4096 THEN j.args::text END, j.state, j.key_hash)sql"};
+
+// New arguments of a job that waits, under a raised fence. What was handed out already is handed out anew by the
+// caller.
+inline constexpr Named kEditHot = {"jobs_edit_hot", R"sql(
+UPDATE mainstay.jobs j SET args = $3::json, fence = j.fence + 1, published_at = CASE WHEN j.published_at IS NOT NULL THEN clock_timestamp() END,
+  options = coalesce(j.options, '{}'::jsonb) || jsonb_build_object('edited', jsonb_build_object('by', $4::text, 'reason', $5::text, 'at', clock_timestamp()))
+WHERE j.id = $1::uuid AND (j.tenant = $2 OR $2 = '*') AND j.state IN (1, 2, 3, 4) AND j.sensitive_args IS NULL
+RETURNING j.id, j.fence, j.attempt, j.kind, j.queue, j.priority, CASE WHEN octet_length(j.args::text) <= 4096 THEN j.args::text END,
+          j.state = 4 OR (j.state = 2 AND EXISTS (SELECT 1 FROM mainstay.job_slots s WHERE s.key_hash = j.key_hash AND s.job = j.id)))sql"};
+inline constexpr Named kEditDead = {"jobs_edit_dead", R"sql(
+UPDATE mainstay.jobs_history h SET args = $3::json, fence = h.fence + 1,
+  options = coalesce(h.options, '{}'::jsonb) || jsonb_build_object('edited', jsonb_build_object('by', $4::text, 'reason', $5::text, 'at', clock_timestamp()))
+WHERE h.id = $1::uuid AND (h.tenant = $2 OR $2 = '*') AND h.state = 9 AND h.sensitive_args IS NULL RETURNING h.id)sql"};
+inline constexpr Named kDeleteFinished = {
+    "jobs_delete_finished",
+    "DELETE FROM mainstay.jobs_history WHERE id = $1::uuid AND (tenant = $2 OR $2 = '*') RETURNING id"};
+inline constexpr Named kPurge = {"jobs_purge", R"sql(
+DELETE FROM mainstay.jobs_history WHERE id = ANY ($1::uuid[]) AND (tenant = $2 OR $2 = '*') AND finished_at < $3::timestamptz)sql"};
+
+// For those who wait: what differs whenever a job's row or its turn does; NULL when it is not among the waiting (any
+// more).
+inline constexpr Named kMarks = {"jobs_marks", R"sql(
+SELECT i.id, CASE WHEN j.id IS NOT NULL THEN concat_ws('.', j.fence, j.xmin, (EXISTS (SELECT 1 FROM mainstay.job_slots s WHERE s.key_hash = j.key_hash AND s.job = j.id))::integer) END
+FROM unnest($1::uuid[]) AS i (id) LEFT JOIN mainstay.jobs j ON j.id = i.id)sql"};
+
+// Everything that waits, by tenant and queue. Reads the whole hot table.
+inline constexpr Named kDepths = {"jobs_depths", R"sql(
+SELECT j.tenant, j.queue, count(*) FILTER (WHERE j.state = 1), count(*) FILTER (WHERE j.state = 2), count(*) FILTER (WHERE j.state = 3), count(*) FILTER (WHERE j.state = 4),
+       count(*) FILTER (WHERE j.state = 5), extract(epoch FROM clock_timestamp() - min(coalesce(j.run_at, j.created_at)) FILTER (WHERE j.state IN (2, 3, 4)))::float8
+FROM mainstay.jobs j GROUP BY j.tenant, j.queue)sql"};
+
+inline constexpr Named kQueueExists = {"jobs_queue_exists", "SELECT 1 FROM mainstay.job_queues WHERE name = $1"};
+
+// Live workers and those that fell silent a moment ago.
+inline constexpr Named kWorkers = {"jobs_workers", R"sql(
+SELECT w.id, w.name, array_to_json(w.kinds), (extract(epoch FROM w.started_at) * 1000000)::bigint, (extract(epoch FROM w.lease_until) * 1000000)::bigint, w.lease_until > clock_timestamp(),
+       w.draining, w.in_flight
+FROM mainstay.job_workers w WHERE w.lease_until > clock_timestamp() - interval '1 minute' ORDER BY w.name, w.id LIMIT 1000)sql"};
+// What they run: only jobs that have outlived a heartbeat have a worker in their row.
+inline constexpr Named kRunning = {"jobs_running", R"sql(
+SELECT r.worker, r.id, r.kind, r.queue, (extract(epoch FROM r.started_at) * 1000000)::bigint, r.progress FROM mainstay.job_workers w
+CROSS JOIN LATERAL (
+  SELECT j.worker, j.id, j.kind, j.queue, j.started_at, j.progress FROM mainstay.jobs j WHERE j.worker = w.id AND (j.tenant = $1 OR $1 = '*') ORDER BY j.started_at LIMIT 100
+) r WHERE w.lease_until > clock_timestamp() - interval '1 minute')sql"};
+
+// Groups of dead jobs, from the index of fingerprints alone; the newest of each shown group is looked up.
+inline constexpr Named kFingerprints = {"jobs_fingerprints", R"sql(
+SELECT g.fingerprint, g.kind, g.queue, g.n, (extract(epoch FROM g.first) * 1000000)::bigint, (extract(epoch FROM g.last) * 1000000)::bigint, l.code, l.message, l.id
+FROM (
+  SELECT h.fingerprint, h.kind, h.queue, count(*) AS n, min(h.finished_at) AS first, max(h.finished_at) AS last FROM mainstay.jobs_history h
+  WHERE h.fingerprint IS NOT NULL AND (h.tenant = $1 OR $1 = '*') AND ($2 = '' OR h.queue = $2) AND ($3 = '' OR h.kind = $3) AND h.finished_at >= $4::timestamptz
+  GROUP BY h.fingerprint, h.kind, h.queue ORDER BY count(*) DESC, max(h.finished_at) DESC LIMIT $5::integer
+) g
+CROSS JOIN LATERAL (
+  SELECT h.id, h.errors -> -1 ->> 'code' AS code, h.errors -> -1 ->> 'message' AS message FROM mainstay.jobs_history h
+  WHERE h.fingerprint = g.fingerprint AND h.kind = g.kind AND h.queue = g.queue AND (h.tenant = $1 OR $1 = '*') AND h.finished_at = g.last LIMIT 1
+) l
+ORDER BY g.n DESC, g.last DESC)sql"};
+
+// ---- operations on many jobs ----
+
+inline constexpr Named kAddOperation = {"jobs_add_operation", R"sql(
+INSERT INTO mainstay.job_operations (id, tenant, kind, filter, rate, max_failure_share, failure_window, author, roles, reason, job, catalog_hash)
+VALUES ($1::uuid, $2, $3, $4::json, $5::float8, $6::float8, $7, $8, $9::text[], $10, $11::uuid, nullif($12, '')))sql"};
+// One step at a time, whoever makes it.
+inline constexpr Named kLockOperation = {"jobs_lock_operation", R"sql(
+SELECT tenant, kind, state, filter, rate, max_failure_share, failure_window, author, roles, reason, job, fence, position, total, done, skipped, failed_again, watched, outcomes,
+       (extract(epoch FROM created_at) * 1000000)::bigint, started_at IS NOT NULL
+FROM mainstay.job_operations WHERE id = $1::uuid AND (tenant = $2 OR $2 = '*') FOR UPDATE)sql"};
+inline constexpr Named kSaveOperation = {"jobs_save_operation", R"sql(
+UPDATE mainstay.job_operations SET state = $2, fence = $3, position = $4::uuid, done = $5, skipped = $6, failed_again = $7, watched = $8::uuid[], outcomes = $9::boolean[], message = $10,
+  updated_at = clock_timestamp(), finished_at = CASE WHEN $2 <> 'running' THEN clock_timestamp() END WHERE id = $1::uuid)sql"};
+inline constexpr Named kStartOperation = {
+    "jobs_start_operation",
+    "UPDATE mainstay.job_operations SET total = $2::bigint, started_at = clock_timestamp() WHERE id = $1::uuid AND "
+    "started_at IS NULL"};
+inline constexpr Named kFailOperation = {"jobs_fail_operation", R"sql(
+UPDATE mainstay.job_operations SET state = 'failed', message = $2, finished_at = clock_timestamp(), updated_at = clock_timestamp() WHERE id = $1::uuid AND state = 'running')sql"};
+inline constexpr Named kResumeOperation = {"jobs_resume_operation", R"sql(
+UPDATE mainstay.job_operations SET state = 'running', job = $2::uuid, fence = 0, watched = '{}', outcomes = '{}', message = NULL, finished_at = NULL, updated_at = clock_timestamp()
+WHERE id = $1::uuid)sql"};
+inline constexpr Named kOpenOperations = {
+    "jobs_open_operations",
+    "SELECT count(*) FROM mainstay.job_operations o WHERE o.tenant = $1 AND o.state = 'running' AND EXISTS (SELECT 1 "
+    "FROM mainstay.jobs j WHERE j.id = o.job)"};
+inline constexpr Named kIsHot = {"jobs_is_hot", "SELECT EXISTS (SELECT 1 FROM mainstay.jobs WHERE id = $1::uuid)"};
+// What became of jobs that were brought back: those that are decided, with true for a failure and NULL for what says
+// nothing.
+inline constexpr Named kDecided = {"jobs_decided", R"sql(
+SELECT d.id, d.failed FROM (
+  SELECT i.id, j.id IS NOT NULL AND j.attempt = 0 AND j.crashes = 0 AS open,
+         CASE WHEN j.id IS NOT NULL THEN true WHEN h.state = 9 THEN true WHEN h.state = 6 THEN false END AS failed
+  FROM unnest($1::uuid[]) AS i (id) LEFT JOIN mainstay.jobs j ON j.id = i.id
+  LEFT JOIN LATERAL (SELECT h.state FROM mainstay.jobs_history h WHERE j.id IS NULL AND h.id = i.id LIMIT 1) h ON true
+) d WHERE NOT d.open)sql"};
+// Where a stride of ids ends.
+inline constexpr Named kStrideFinished = {
+    "jobs_stride_finished",
+    "SELECT id FROM mainstay.jobs_history WHERE id > $1::uuid ORDER BY id OFFSET $2::integer - 1 LIMIT 1"};
+inline constexpr Named kStrideHot = {
+    "jobs_stride_hot", "SELECT id FROM mainstay.jobs WHERE id > $1::uuid ORDER BY id OFFSET $2::integer - 1 LIMIT 1"};
+// In the order of ids, so that two cancels cannot wait for each other.
+inline constexpr Named kLockHotMany = {"jobs_lock_hot_many", R"sql(
+SELECT id, fence FROM mainstay.jobs WHERE id = ANY ($1::uuid[]) AND (tenant = $2 OR $2 = '*') ORDER BY id FOR UPDATE)sql"};
 
 inline constexpr Named kKnownKinds = {"jobs_known_kinds",
                                       "SELECT DISTINCT unnest(kinds) FROM mainstay.job_workers WHERE lease_until > "

@@ -5,6 +5,7 @@
 #include "libs/base/problem.h"
 #include "libs/base/status.h"
 #include "libs/jobs/in_hand.h"
+#include "libs/jobs/letters.h"
 #include "libs/jobs/sql.h"
 #include "libs/postgres/errors.h"
 
@@ -110,27 +111,15 @@ absl::StatusOr<std::vector<Enqueued>> CancelJob(pqxx::transaction_base& tx, cons
 absl::StatusOr<std::vector<Enqueued>> RetryJob(pqxx::transaction_base& tx, const CallContext& context, const Uuid& id,
                                                std::string_view reason) {
   return Guarded([&]() -> absl::StatusOr<std::vector<Enqueued>> {
-    const pqxx::result rows = Run(tx, sql::kDead, id.ToString(), context.principal.tenant);
-    if (rows.empty()) {
-      ASSIGN_OR_RETURN(const JobView job, GetJob(tx, context, id));
-      return MakeProblem("rule-violation",
-                         absl::StrCat("the job is ", job.state, "; only a dead job can be run again"));
-    }
-    if (!rows[0][1].is_null()) {
-      // The key ended with the job's state, so another job may hold it by now.
-      const auto hash = tx.exec_params("SELECT mainstay.job_unique_hash($1, $2, $3)", rows[0][2].c_str(),
-                                       rows[0][0].c_str(), rows[0][1].c_str());
-      PgArray hashes, jobs;
-      hashes.Add(hash[0][0].c_str());
-      jobs.Add(id.ToString());
-      const auto taken = Run(tx, sql::kTakeUnique, std::move(hashes).Finish(), std::move(jobs).Finish());
-      if (id.ToString() != taken[0][1].c_str())
-        return MakeProblem("unique-violation", "another job holds the unique key of this one now");
-    }
-    const auto revived = Run(tx, sql::kRevive, id.ToString(), context.principal.subject, CleanText(reason, 2000));
-    std::vector<int64_t> keys;
-    if (!revived.empty() && !revived[0][0].is_null()) keys.push_back(revived[0][0].as<int64_t>());
-    return ToPublish({}, keys);
+    ASSIGN_OR_RETURN(
+        Revived revived,
+        Revive(tx, {&id, 1},
+               {.tenant = context.principal.tenant, .by = context.principal.subject, .reason = std::string(reason)}));
+    if (!revived.taken.empty())
+      return MakeProblem("unique-violation", "another job holds the unique key of this one now");
+    if (!revived.ids.empty()) return std::move(revived.publish);
+    ASSIGN_OR_RETURN(const JobView job, GetJob(tx, context, id));
+    return MakeProblem("rule-violation", absl::StrCat("the job is ", job.state, "; only a dead job can be run again"));
   });
 }
 

@@ -210,7 +210,12 @@ grpc::Status Guard::Handle(const grpc::ServerContextBase& context, std::string_v
       status = absl::InternalError(StrCat("unexpected exception: ", e.what()));
     }
   }
-  const absl::Duration elapsed = absl::Now() - start;
+  return Conclude(method, call, start, status);
+}
+
+grpc::Status Guard::Conclude(std::string_view method, const absl::StatusOr<CallContext>& call, absl::Time began,
+                             const absl::Status& status) const {
+  const absl::Duration elapsed = absl::Now() - began;
   if (auto found = impl_->Find(method); found.ok()) found->seconds->Observe(absl::ToDoubleSeconds(elapsed));
   const bool ours = status.code() == absl::StatusCode::kInternal || status.code() == absl::StatusCode::kUnknown ||
                     status.code() == absl::StatusCode::kDataLoss;

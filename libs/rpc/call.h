@@ -18,6 +18,7 @@
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "libs/base/principal.h"
 #include "libs/rpc/principal_token.h"
 
@@ -49,6 +50,9 @@ class Guard {
   // Admit, then `body`; exceptions become Internal. One access log line and the method's metrics.
   grpc::Status Handle(const grpc::ServerContextBase& context, std::string_view method,
                       absl::FunctionRef<absl::Status(const CallContext&)> body) const;
+  // What Handle does at the end, for calls that end elsewhere than they began: the access log line and the metrics.
+  grpc::Status Conclude(std::string_view method, const absl::StatusOr<CallContext>& call, absl::Time began,
+                        const absl::Status& status) const;
 
  private:
   struct Impl;

@@ -274,11 +274,20 @@ absl::StatusOr<std::unique_ptr<Message>> Transcoder::UploadRequest(const Match& 
   return message;
 }
 
-absl::StatusOr<std::string> Transcoder::Response(const Route& route, std::string_view bytes) const {
+absl::StatusOr<std::string> Transcoder::Response(const Route& route, std::string_view bytes, StreamNote* note) const {
   std::unique_ptr<Message> message = NewMessage(*route.method->output_type());
   if (!message->ParseFromArray(bytes.data(), int(bytes.size())))
     return absl::InternalError(
         StrCat(route.rpc_path, " answered with something else than ", message->GetDescriptor()->full_name()));
+  if (note != nullptr) {
+    for (const auto& [name, value] : {std::pair("event", &note->event), std::pair("event_id", &note->event_id)}) {
+      const FieldDescriptor* field = message->GetDescriptor()->FindFieldByName(name);
+      if (field == nullptr || field->cpp_type() != FieldDescriptor::CPPTYPE_STRING || field->is_repeated()) continue;
+      *value = message->GetReflection()->GetString(*message, field);
+      // One line each, whatever they hold.
+      std::erase_if(*value, [](char c) { return static_cast<unsigned char>(c) < 0x20; });
+    }
+  }
   std::string json;
   AppendJson(*message, json);
   return json;

@@ -39,6 +39,11 @@ struct Route {
   bool server_streaming = false;
 };
 
+// The type and id of a message of a stream as a server-sent event, from its string fields of these names.
+struct StreamNote {
+  std::string event, event_id;
+};
+
 class Transcoder {
  public:
   // All annotated methods of these files: {"mainstay/jobs/v1/jobs.proto", "worker"}. Dies on an annotation it does not
@@ -60,8 +65,8 @@ class Transcoder {
   // The first message of an upload: the query's parameters in its `options`.
   absl::StatusOr<std::unique_ptr<google::protobuf::Message>> UploadRequest(const Match& match,
                                                                            std::string_view query) const;
-  // The JSON of a serialized response.
-  absl::StatusOr<std::string> Response(const Route& route, std::string_view bytes) const;
+  // The JSON of a serialized response. `note`, if given, gets what its fields `event` and `event_id` hold.
+  absl::StatusOr<std::string> Response(const Route& route, std::string_view bytes, StreamNote* note = nullptr) const;
 
   const std::vector<Route>& routes() const { return routes_; }
 

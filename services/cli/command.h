@@ -62,6 +62,7 @@ std::vector<Command> CatalogCommands();
 std::vector<Command> KeyCommands();
 std::vector<Command> SecretCommands();
 std::vector<Command> JobCommands();
+std::vector<Command> OperatorCommands();
 std::vector<Command> EventCommands();
 std::vector<Command> TransferCommands();
 std::vector<Command> DoctorCommands();

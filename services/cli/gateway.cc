@@ -110,6 +110,29 @@ size_t WriteFile(char* data, size_t size, size_t count, void* target) {
   return std::fwrite(data, size, count, state.out) * size;
 }
 
+struct StreamState {
+  CURL* curl;
+  const std::function<bool(const std::string&)>* line;
+  std::string rest, problem;
+  bool stopped = false;
+};
+size_t TakeLines(char* data, size_t size, size_t count, void* target) {
+  auto& state = *static_cast<StreamState*>(target);
+  long status = 0;
+  curl_easy_getinfo(state.curl, CURLINFO_RESPONSE_CODE, &status);
+  if (status >= 400) return AppendTo(data, size, count, &state.problem);
+  if (AppendTo(data, size, count, &state.rest) == 0) return 0;
+  for (size_t end = state.rest.find('\n'); end != std::string::npos; end = state.rest.find('\n')) {
+    const std::string line = state.rest.substr(0, end);
+    state.rest.erase(0, end + 1);
+    if (!line.empty() && !(*state.line)(line)) {
+      state.stopped = true;
+      return 0;
+    }
+  }
+  return size * count;
+}
+
 absl::StatusOr<std::string> ReadKeyFile(const std::string& file) {
   std::ifstream in(file);
   if (!in) return absl::NotFoundError(StrCat("cannot read the API key from ", file));
@@ -205,6 +228,18 @@ absl::Status Gateway::Download(const std::string& path, std::FILE* out) const {
   return absl::OkStatus();
 }
 
+absl::Status Gateway::Stream(const std::string& path, const std::function<bool(const std::string&)>& line) const {
+  Transfer transfer(StrCat(url_, path));
+  StreamState state{.curl = transfer.handle(), .line = &line};
+  transfer.AddHeader(StrCat("Authorization: Bearer ", key_));
+  curl_easy_setopt(transfer.handle(), CURLOPT_WRITEFUNCTION, TakeLines);
+  curl_easy_setopt(transfer.handle(), CURLOPT_WRITEDATA, &state);
+  const absl::StatusOr<int> status = transfer.Perform();
+  if (state.stopped) return absl::OkStatus();
+  if (!status.ok()) return status.status();
+  return *status >= 400 ? ErrorOf(*status, state.problem) : absl::OkStatus();
+}
+
 std::string Text(const JsonValue& object, std::string_view key) {
   const JsonValue* value = object.Find(key);
   if (value == nullptr || value->is_null()) return "";
@@ -253,11 +288,12 @@ absl::Status Show(const Arguments& arguments, const std::string& json) {
 }
 
 absl::Status List(const Arguments& arguments, std::string_view path, const std::vector<std::string>& filters,
-                  const std::vector<std::string>& columns) {
+                  const std::vector<std::string>& columns, std::string_view more) {
   ASSIGN_OR_RETURN(const Gateway gateway, Gateway::FromArguments(arguments));
   std::string query = StrCat("?limit=", PercentEncode(arguments.Get("limit", "20")));
   for (const std::string& field : filters)
     if (arguments.Has(field)) StrAppend(&query, "&filter[", field, "]=", PercentEncode(arguments.Get(field)));
+  StrAppend(&query, more);
   if (arguments.Has("cursor")) StrAppend(&query, "&cursor=", PercentEncode(arguments.Get("cursor")));
   ASSIGN_OR_RETURN(const std::string json, gateway.Get(StrCat(path, query)));
   if (!arguments.Has("json")) return PrintTable(json, columns);

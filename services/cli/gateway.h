@@ -30,6 +30,12 @@ class Gateway {
   absl::StatusOr<std::string> Post(const std::string& path, const std::string& body) const {
     return Call("POST", path, body);
   }
+  absl::StatusOr<std::string> Patch(const std::string& path, const std::string& body) const {
+    return Call("PATCH", path, body);
+  }
+  // A stream of JSON Lines: `line` is called for each as it comes and says whether to go on. OK when either side ended
+  // it; Unavailable when the connection broke.
+  absl::Status Stream(const std::string& path, const std::function<bool(const std::string&)>& line) const;
   // The file's bytes as the request body; `progress` sees the share sent, 0 to 1.
   absl::StatusOr<std::string> Upload(const std::string& path, const std::string& file, const std::string& content_type,
                                      const std::function<void(double)>& progress) const;
@@ -49,8 +55,8 @@ absl::Status PrintTable(const std::string& json, const std::vector<std::string>&
 absl::Status PrintObject(const std::string& json);
 // One object for people, or as it came with --json.
 absl::Status Show(const Arguments& arguments, const std::string& json);
-// A page of the list at `path`: --limit, --cursor, and an option per field in `filters`.
+// A page of the list at `path`: --limit, --cursor, an option per field in `filters`, and `more` parameters ("&a=b").
 absl::Status List(const Arguments& arguments, std::string_view path, const std::vector<std::string>& filters,
-                  const std::vector<std::string>& columns);
+                  const std::vector<std::string>& columns, std::string_view more = "");
 
 }  // namespace mainstay::cli

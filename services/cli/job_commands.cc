@@ -14,7 +14,17 @@ namespace {
 constexpr char kJobs[] = "/mainstay/v1/jobs";
 
 absl::Status ListPage(const Arguments& arguments) {
-  return List(arguments, kJobs, {"state", "kind", "queue"}, {"id", "kind", "queue", "state", "attempt", "created_at"});
+  std::string more;
+  for (const auto& [flag, parameter] :
+       std::initializer_list<std::pair<const char*, const char*>>{{"tag", "filter[tags][has]"},
+                                                                  {"ordering-key", "filter[ordering_key]"},
+                                                                  {"unique-key", "filter[unique_key]"},
+                                                                  {"since", "filter[created_at][gte]"},
+                                                                  {"until", "filter[created_at][lt]"}}) {
+    if (arguments.Has(flag)) StrAppend(&more, "&", parameter, "=", PercentEncode(arguments.Get(flag)));
+  }
+  return List(arguments, kJobs, {"state", "kind", "queue", "fingerprint"},
+              {"id", "kind", "queue", "state", "attempt", "created_at"}, more);
 }
 
 absl::Status Get(const Arguments& arguments) {
@@ -72,9 +82,16 @@ std::vector<Command> JobCommands() {
               {{"state", "NAME", "scheduled blocked ready published running succeeded discarded cancelled dead"},
                {"kind", "NAME", "only this kind"},
                {"queue", "NAME", "only this queue"},
+               {"tag", "TEXT", "only with this tag"},
+               {"ordering-key", "TEXT", "only of this key"},
+               {"unique-key", "TEXT", "only of this key"},
+               {"fingerprint", "HEX", "only with this error, see jobs fingerprints"},
+               {"since", "TIME", "created at or after: 2026-11-24T08:00:00Z"},
+               {"until", "TIME", "created before"},
                {"limit", "N", "1 to 200, default 20"},
                {"cursor", "TEXT", "the next page, as the page before named it"}}),
-          .examples = "mainstay jobs list --state dead",
+          .examples = "mainstay jobs list --state dead --queue mail\nmainstay jobs list --kind mail.send --since "
+                      "2026-11-24T08:00:00Z",
           .run = ListPage,
       },
       {

@@ -18,8 +18,9 @@ namespace {
 
 std::vector<Command> AllCommands() {
   std::vector<Command> all;
-  for (std::vector<Command> part : {DatabaseCommands(), CatalogCommands(), KeyCommands(), SecretCommands(),
-                                    JobCommands(), EventCommands(), TransferCommands(), DoctorCommands()}) {
+  for (std::vector<Command> part :
+       {DatabaseCommands(), CatalogCommands(), KeyCommands(), SecretCommands(), JobCommands(), OperatorCommands(),
+        EventCommands(), TransferCommands(), DoctorCommands()}) {
     std::move(part.begin(), part.end(), std::back_inserter(all));
   }
   return all;

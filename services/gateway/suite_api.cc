@@ -55,6 +55,7 @@ bool AcceptsJson(const http::Request& request) {
   return false;
 }
 
+// A change of an object may also say that it is a merge patch (RFC 7396).
 absl::Status CheckJsonType(const http::Request& request) {
   if (const std::string* coding = request.Header("content-encoding");
       coding != nullptr && !absl::EqualsIgnoreCase(*coding, "identity")) {
@@ -62,7 +63,8 @@ absl::Status CheckJsonType(const http::Request& request) {
   }
   const std::string* header = request.Header("content-type");
   const std::string type = MediaType(header);
-  if (type != "application/json") return MakeProblem("unsupported-media-type", "send application/json");
+  if (type != "application/json" && !(request.method == "PATCH" && type == "application/merge-patch+json"))
+    return MakeProblem("unsupported-media-type", "send application/json");
   const size_t charset = header->find("charset=");
   if (charset != std::string::npos) {
     std::string value = header->substr(charset + 8);
@@ -154,15 +156,25 @@ class EventSource : public http::BodySource {
     if (ended_) co_return std::string();
     absl::StatusOr<std::optional<std::string>> bytes = co_await reader_->Next();
     if (bytes.ok() && !bytes->has_value()) co_return std::string();
-    absl::StatusOr<std::string> json = bytes.status();
-    if (bytes.ok()) json = transcoder_.Response(route_, **bytes);
-    if (json.ok()) co_return sse_ ? StrCat("data: ", *json, "\n\n") : *json + "\n";
+    rpc::StreamNote note;
+    absl::StatusOr<std::string> json = bytes.ok() ? transcoder_.Response(route_, **bytes, &note) : bytes.status();
+    if (json.ok()) co_return sse_ ? Event(note, *json) : *json + "\n";
     ended_ = true;
     const std::string problem = ProblemJson(ProblemFromStatus(json.status()), path_, request_id_);
     co_return sse_ ? StrCat("event: problem\ndata: ", problem, "\n\n") : problem + "\n";
   }
 
  private:
+  // A heartbeat is a comment: it keeps the connection alive and wakes nobody.
+  static std::string Event(const rpc::StreamNote& note, const std::string& json) {
+    if (note.event == "heartbeat") return ": heartbeat\n\n";
+    std::string out;
+    if (!note.event.empty()) StrAppend(&out, "event: ", note.event, "\n");
+    if (!note.event_id.empty()) StrAppend(&out, "id: ", note.event_id, "\n");
+    StrAppend(&out, "data: ", json, "\n\n");
+    return out;
+  }
+
   const std::unique_ptr<UpstreamReader> reader_;
   const rpc::Transcoder& transcoder_;
   const rpc::Route& route_;
@@ -175,6 +187,8 @@ class EventSource : public http::BodySource {
 
 SuiteApi::SuiteApi(std::map<std::string, Upstream*> upstreams)
     : transcoder_({{"mainstay/jobs/v1/jobs.proto", "worker"},
+                   {"mainstay/jobs/v1/monitoring.proto", "worker"},
+                   {"mainstay/jobs/v1/operators.proto", "worker"},
                    {"mainstay/webhooks/v1/webhooks.proto", "webhooks"},
                    {"mainstay/integrations/v1/integrations.proto", "integrations"},
                    {"mainstay/transfer/v1/transfer.proto", "transfer"}}),
@@ -286,6 +300,11 @@ asio::awaitable<absl::StatusOr<http::Response>> SuiteApi::Stream(http::Request& 
                                                                  Upstream& upstream) {
   const rpc::Route& route = *match.route;
   CO_ASSIGN_OR_RETURN(const std::unique_ptr<Message> message, transcoder_.Request(match, request.query, nullptr));
+  if (const std::string* last = request.Header("last-event-id"); last != nullptr) {
+    const auto* field = message->GetDescriptor()->FindFieldByName("last_event_id");
+    if (last->size() > 256) co_return MakeProblem("invalid-parameter", "Last-Event-ID is too long");
+    if (field != nullptr) message->GetReflection()->SetString(message.get(), field, *last);
+  }
   CallContext transfer = call;
   transfer.deadline = absl::Now() + kTransferTime;
   std::unique_ptr<UpstreamReader> reader = upstream.Read(route.rpc_path, message->SerializeAsString(), transfer);

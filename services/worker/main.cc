@@ -21,7 +21,10 @@
 #include "libs/telemetry/log.h"
 #include "libs/transfer/handlers.h"
 #include "libs/webhooks/processing.h"
+#include "services/worker/job_query.h"
+#include "services/worker/monitoring.h"
 #include "services/worker/noop.h"
+#include "services/worker/operators.h"
 #include "services/worker/services.h"
 
 namespace mainstay::worker {
@@ -92,7 +95,7 @@ int Main(int argc, char** argv) {
   postgres::Pool handler_pool(pool_options(
       "handlers", static_cast<int>(options.database_connections > 0 ? options.database_connections : options.executors),
       false));
-  postgres::Pool api_pool(pool_options("api", 4, false));
+  postgres::Pool api_pool(pool_options("api", 6, false));
 
   catalog::Watcher watcher(api_pool, {.service = "worker", .instance = name});
   if (const absl::Status status = watcher.Start(); !status.ok())
@@ -109,6 +112,8 @@ int Main(int argc, char** argv) {
 
   const redis::ClientOptions redis{.url = options.service.redis_url};
   jobs::RedisHandoff handoff(redis, engine_pool);
+  JobQueries queries(model, *Base64Decode(options.cursor_key));
+  RegisterOperations(registry, handler_pool, handoff, queries);
   jobs::EngineOptions engine_options;
   engine_options.name = name;
   engine_options.redis = redis;
@@ -152,14 +157,29 @@ int Main(int argc, char** argv) {
                            .guard = guard,
                            .model = model,
                            .own_kinds = registry.kinds(),
-                           .max_waiting = std::max(1, options.service.max_threads / 2),
-                           .cursor_key = *Base64Decode(options.cursor_key)};
-  JobsService jobs_service(parts);
+                           .queries = queries};
+  jobs::Watcher job_watcher(api_pool);
+  Desk desk(/*threads=*/4);
+  Depths depths(api_pool);
+  const MonitoringParts monitoring{.service = parts, .watcher = job_watcher, .desk = desk, .depths = depths};
+  JobsService jobs_service(parts, [&monitoring](auto* context, auto* request, auto* response) {
+    return StartGetJob(monitoring, context, request, response);
+  });
   QueuesService queues_service(parts);
+  DeadLettersService dead_letters_service(parts);
+  OperationsService operations_service(parts);
+  QueueStatsService queue_stats_service(monitoring);
+  WorkersService workers_service(monitoring);
+  WatchService watch_service(monitoring);
 
   rpc::ServiceServer server(options.service);
   server.Add(&jobs_service);
   server.Add(&queues_service);
+  server.Add(&dead_letters_service);
+  server.Add(&operations_service);
+  server.Add(&queue_stats_service);
+  server.Add(&workers_service);
+  server.Add(&watch_service);
   server.AddDependency({"postgresql", [&] { return engine_pool.Health(); }});
   server.AddDependency({"redis", [&] {
                           return engine.stats().redis_down ? absl::UnavailableError("jobs are claimed from PostgreSQL")
@@ -188,6 +208,7 @@ int Main(int argc, char** argv) {
   bool clean = true;
   const int code = server.Run([&](absl::Duration left) {
     stopping = true;
+    job_watcher.Stop();
     starter.join();
     clean = engine.Drain(left);
   });

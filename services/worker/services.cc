@@ -20,8 +20,6 @@ namespace {
 
 namespace pb = mainstay::jobs::v1;
 
-constexpr absl::Duration kMaxWait = absl::Seconds(60);
-
 void SetTime(const absl::Time time, google::protobuf::Timestamp* out) {
   const int64_t micros = absl::ToUnixMicros(time);
   *out = google::protobuf::util::TimeUtil::MicrosecondsToTimestamp(micros);
@@ -84,9 +82,7 @@ void FillErrorsAndProgress(const std::string& errors, const std::string& progres
   }
 }
 
-namespace {
-
-void Fill(const jobs::JobView& job, pb::Job* out) {
+void FillJob(const jobs::JobView& job, pb::Job* out) {
   out->set_id(FormatId("job", job.id));
   out->set_tenant(job.tenant);
   out->set_kind(job.kind);
@@ -118,6 +114,8 @@ void Fill(const jobs::JobView& job, pb::Job* out) {
   out->set_catalog_hash(job.catalog_hash);
   out->set_worker(job.worker);
 }
+
+namespace {
 
 // A job that was just added, from what is known without reading it back.
 void FillNew(const jobs::JobSpec& spec, const jobs::Enqueued& added, const CallContext& call,
@@ -240,7 +238,7 @@ grpc::Status JobsService::EnqueueJob(grpc::ServerContext* context, const pb::Enq
         }));
         parts_.handoff.Publish(added);
         if (holder.has_value()) {
-          Fill(*holder, response);
+          FillJob(*holder, response);
         } else {
           FillNew(spec, added[0], call, *model, absl::Now(), response);
         }
@@ -283,50 +281,12 @@ grpc::Status JobsService::BatchEnqueueJobs(grpc::ServerContext* context, const p
         response->mutable_items()->Reserve(static_cast<int>(added.size()));
         for (size_t i = 0; i < added.size(); ++i) {
           if (const auto holder = holders.find(i); holder != holders.end()) {
-            Fill(holder->second, response->add_items());
+            FillJob(holder->second, response->add_items());
           } else {
             FillNew(specs[i], added[i], call, *model, now, response->add_items());
           }
         }
         return absl::OkStatus();
-      });
-}
-
-grpc::Status JobsService::GetJob(grpc::ServerContext* context, const pb::GetJobRequest* request, pb::Job* response) {
-  return parts_.guard.Handle(
-      *context, "mainstay.jobs.v1.JobsService/GetJob", [&](const CallContext& call) -> absl::Status {
-        ASSIGN_OR_RETURN(const Uuid id, JobId(request->id()));
-        absl::Duration wait = absl::Seconds(request->wait().seconds()) + absl::Nanoseconds(request->wait().nanos());
-        if (wait < absl::ZeroDuration() || wait > kMaxWait) {
-          return MakeProblem("invalid-parameter", "wait is between 0 and 60 s",
-                             {{.place = FieldError::Place::kParameter,
-                               .name = "wait",
-                               .code = "out_of_range",
-                               .detail = "0s to 60s"}});
-        }
-        // Answers in time for the caller's own deadline; a waiter holds a thread, so only some may wait.
-        const absl::Time until = std::min(absl::Now() + wait, call.deadline - absl::Milliseconds(500));
-        const bool may_wait = wait > absl::ZeroDuration() && waiting_.fetch_add(1) < parts_.max_waiting;
-        struct Leave {
-          std::atomic<int>* count;
-          ~Leave() {
-            if (count != nullptr) --*count;
-          }
-        } leave{wait > absl::ZeroDuration() ? &waiting_ : nullptr};
-        absl::Duration pause = absl::Milliseconds(10);
-        while (true) {
-          std::optional<jobs::JobView> job;
-          RETURN_IF_ERROR(parts_.pool.Autocommit(call.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
-            ASSIGN_OR_RETURN(job, jobs::GetJob(tx, call, id));
-            return absl::OkStatus();
-          }));
-          if (job->final() || !may_wait || absl::Now() + pause > until || context->IsCancelled()) {
-            Fill(*job, response);
-            return absl::OkStatus();
-          }
-          absl::SleepFor(pause);
-          pause = std::min(pause * 2, absl::Milliseconds(250));
-        }
       });
 }
 
@@ -343,7 +303,7 @@ grpc::Status JobsService::CancelJob(grpc::ServerContext* context, const pb::Canc
           return absl::OkStatus();
         }));
         parts_.handoff.Publish(next);
-        Fill(*job, response);
+        FillJob(*job, response);
         return absl::OkStatus();
       });
 }
@@ -361,7 +321,7 @@ grpc::Status JobsService::RetryJob(grpc::ServerContext* context, const pb::Retry
           return absl::OkStatus();
         }));
         parts_.handoff.Publish(next);
-        Fill(*job, response);
+        FillJob(*job, response);
         return absl::OkStatus();
       });
 }

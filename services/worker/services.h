@@ -3,7 +3,6 @@
 // it: the catalog (queues) and the live workers (kinds).
 #pragma once
 
-#include <atomic>
 #include <functional>
 #include <optional>
 #include <set>
@@ -18,6 +17,7 @@
 #include "libs/postgres/pool.h"
 #include "libs/rpc/call.h"
 #include "mainstay/jobs/v1/jobs.grpc.pb.h"
+#include "services/worker/job_query.h"
 
 namespace mainstay::worker {
 
@@ -27,24 +27,32 @@ struct ServiceParts {
   const rpc::Guard& guard;
   std::function<catalog::ModelPtr()> model;
   std::vector<std::string> own_kinds;
-  // Callers that may wait for a job at once (each holds a thread); beyond it GetJob answers at once.
-  int max_waiting = 8;
-  std::string cursor_key;  // 32 bytes, the same in every copy
+  JobQueries& queries;
 };
+
+// The row as the API shows it.
+void FillJob(const jobs::JobView& job, mainstay::jobs::v1::Job* out);
 
 // From the JSON of the row.
 void FillErrorsAndProgress(const std::string& errors, const std::string& progress, mainstay::jobs::v1::Job* job);
 
-class JobsService final : public mainstay::jobs::v1::JobsService::Service {
+// GetJob may wait, and does so without a thread (monitoring.h): the only method here that gRPC calls back.
+class JobsService final
+    : public mainstay::jobs::v1::JobsService::WithCallbackMethod_GetJob<mainstay::jobs::v1::JobsService::Service> {
  public:
-  explicit JobsService(ServiceParts parts) : parts_(std::move(parts)) {}
+  using StartGet = std::function<grpc::ServerUnaryReactor*(
+      grpc::CallbackServerContext*, const mainstay::jobs::v1::GetJobRequest*, mainstay::jobs::v1::Job*)>;
+  JobsService(ServiceParts parts, StartGet start_get) : parts_(std::move(parts)), start_get_(std::move(start_get)) {}
   grpc::Status EnqueueJob(grpc::ServerContext* context, const mainstay::jobs::v1::EnqueueJobRequest* request,
                           mainstay::jobs::v1::Job* response) override;
   grpc::Status BatchEnqueueJobs(grpc::ServerContext* context,
                                 const mainstay::jobs::v1::BatchEnqueueJobsRequest* request,
                                 mainstay::jobs::v1::BatchEnqueueJobsResponse* response) override;
-  grpc::Status GetJob(grpc::ServerContext* context, const mainstay::jobs::v1::GetJobRequest* request,
-                      mainstay::jobs::v1::Job* response) override;
+  grpc::ServerUnaryReactor* GetJob(grpc::CallbackServerContext* context,
+                                   const mainstay::jobs::v1::GetJobRequest* request,
+                                   mainstay::jobs::v1::Job* response) override {
+    return start_get_(context, request, response);
+  }
   grpc::Status ListJobs(grpc::ServerContext* context, const mainstay::jobs::v1::ListJobsRequest* request,
                         mainstay::jobs::v1::ListJobsResponse* response) override;
   grpc::Status CancelJob(grpc::ServerContext* context, const mainstay::jobs::v1::CancelJobRequest* request,
@@ -57,14 +65,12 @@ class JobsService final : public mainstay::jobs::v1::JobsService::Service {
   absl::Status ToSpec(const mainstay::jobs::v1::NewJob& job, const std::string& at, const catalog::Model& model,
                       const std::set<std::string>& kinds, jobs::JobSpec* spec, std::vector<FieldError>* errors);
   absl::StatusOr<std::set<std::string>> Kinds(const CallContext& call);
-  absl::StatusOr<catalog::Resource> Resource(pqxx::transaction_base& tx);
 
   const ServiceParts parts_;
-  std::atomic<int> waiting_{0};
+  const StartGet start_get_;
   absl::Mutex mu_;
   std::set<std::string> kinds_ ABSL_GUARDED_BY(mu_);
   absl::Time kinds_at_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
-  std::optional<catalog::Resource> resource_ ABSL_GUARDED_BY(mu_);  // mainstay.jobs_view, read once
 };
 
 class QueuesService final : public mainstay::jobs::v1::QueuesService::Service {
