@@ -23,6 +23,12 @@ using common::v1::Filter;
 using common::v1::ListQuery;
 
 const std::set<std::string, std::less<>> kFinal = {"succeeded", "discarded", "cancelled", "dead"};
+const std::map<std::string, const char*, std::less<>> kNumbers = {
+    {"scheduled", "1"}, {"blocked", "2"},   {"ready", "3"},     {"published", "4"}, {"running", "5"},
+    {"succeeded", "6"}, {"discarded", "7"}, {"cancelled", "8"}, {"dead", "9"}};
+// An id's time is the clock of whoever made it, created_at is PostgreSQL's: a producer may be so far off before lists
+// by time lose its jobs.
+constexpr absl::Duration kClocks = absl::Hours(2);
 constexpr char kNobody[] = "00000000-0000-0000-0000-000000000000";
 
 Filter Condition(const char* field, const char* op, std::vector<std::string> values) {
@@ -48,8 +54,11 @@ void Required(const Filter& filter, std::vector<const Filter::Condition*>& out) 
   }
 }
 
-// job_… is made from the key: the index knows only that. What is no id is nobody's.
-void RewriteIds(Filter& filter) {
+// As the indexes know it: job_… is made from the key (what is no id is nobody's), and a tag that is one of the tags is
+// a list that they contain.
+void RewriteForIndexes(Filter& filter) {
+  if (filter.has_condition() && filter.condition().field() == "tags" && filter.condition().op() == "has")
+    filter.mutable_condition()->set_op("has_all");
   if (filter.has_condition() && filter.condition().field() == "id") {
     filter.mutable_condition()->set_field("uid");
     for (std::string& value : *filter.mutable_condition()->mutable_values()) {
@@ -58,12 +67,12 @@ void RewriteIds(Filter& filter) {
     }
   }
   if (filter.has_and_()) {
-    for (Filter& part : *filter.mutable_and_()->mutable_filters()) RewriteIds(part);
+    for (Filter& part : *filter.mutable_and_()->mutable_filters()) RewriteForIndexes(part);
   }
   if (filter.has_or_()) {
-    for (Filter& part : *filter.mutable_or_()->mutable_filters()) RewriteIds(part);
+    for (Filter& part : *filter.mutable_or_()->mutable_filters()) RewriteForIndexes(part);
   }
-  if (filter.has_not_()) RewriteIds(*filter.mutable_not_());
+  if (filter.has_not_()) RewriteForIndexes(*filter.mutable_not_());
 }
 
 // Strings of an id's order make no sense for the rewritten key.
@@ -79,6 +88,24 @@ absl::Status CheckIds(const Filter& filter) {
   for (const Filter& part : filter.and_().filters()) RETURN_IF_ERROR(CheckIds(part));
   for (const Filter& part : filter.or_().filters()) RETURN_IF_ERROR(CheckIds(part));
   return filter.has_not_() ? CheckIds(filter.not_()) : absl::OkStatus();
+}
+
+// The smallest id of that moment (UUIDv7: milliseconds first).
+std::string FirstIdOf(absl::Time time) {
+  const uint64_t ms = static_cast<uint64_t>(std::max<int64_t>(0, absl::ToUnixMillis(time)));
+  Uuid id;
+  for (size_t i = 0; i < 6; ++i) id.bytes[i] = static_cast<uint8_t>(ms >> (40 - 8 * i));
+  return id.ToString();
+}
+
+// Without the conditions on `state` that every row must meet: they are said by number instead.
+void DropStates(Filter& filter) {
+  if (filter.has_condition() && filter.condition().field() == "state" &&
+      (filter.condition().op() == "eq" || filter.condition().op() == "in")) {
+    filter.mutable_and_();  // true
+  } else if (filter.has_and_()) {
+    for (Filter& part : *filter.mutable_and_()->mutable_filters()) DropStates(part);
+  }
 }
 
 // Runs a statement whose number of parameters is not known here.
@@ -107,7 +134,7 @@ absl::StatusOr<const JobQueries::Resources*> JobQueries::Get(pqxx::transaction_b
     options.name = "jobs";
     options.key = "uid";
     options.default_sort = "-uid";
-    options.hidden = {"uid", "due_at", "key_hash"};
+    options.hidden = {"uid", "state_number", "due_at", "key_hash", "worker_uid"};
     options.filterable = {"id",         "tenant",     "kind",         "queue",     "state",       "priority",
                           "attempt",    "unique_key", "ordering_key", "tags",      "fingerprint", "run_at",
                           "created_at", "started_at", "finished_at",  "principal", "request_id",  "worker"};
@@ -115,7 +142,7 @@ absl::StatusOr<const JobQueries::Resources*> JobQueries::Get(pqxx::transaction_b
     ASSIGN_OR_RETURN(made.open, catalog::SystemResource(tx, "mainstay.jobs_all", options));
     // The same for our own use: everything may be named.
     options.hidden = {};
-    options.filterable.insert(options.filterable.end(), {"due_at", "key_hash"});
+    options.filterable.insert(options.filterable.end(), {"state_number", "due_at", "key_hash", "worker_uid"});
     ASSIGN_OR_RETURN(made.all, catalog::SystemResource(tx, "mainstay.jobs_all", options));
     ASSIGN_OR_RETURN(made.hot, catalog::SystemResource(tx, "mainstay.jobs_hot", options));
     ASSIGN_OR_RETURN(made.done, catalog::SystemResource(tx, "mainstay.jobs_done", options));
@@ -158,29 +185,47 @@ absl::StatusOr<JobQueries::Prepared> JobQueries::Prepare(pqxx::transaction_base&
       ordering_key = condition->values(0);
     }
   }
-  const bool done = states.has_value() && std::all_of(states->begin(), states->end(),
-                                                      [](const std::string& s) { return kFinal.contains(s); });
-  const bool hot = states.has_value() && std::none_of(states->begin(), states->end(),
-                                                      [](const std::string& s) { return kFinal.contains(s); });
-  if (done && !states->empty()) {
-    out.resource = &resources.done;
-    for (const Filter::Condition* condition : required) {
-      // Nothing ends before it was added, and days of endings are partitions. A minute for clocks that were set back.
-      if (condition->field() != "created_at" || (condition->op() != "gte" && condition->op() != "gt") ||
-          condition->values_size() != 1)
-        continue;
-      if (const auto since = ParseTimestamp(condition->values(0)); since.ok())
-        more.push_back(Condition("finished_at", "gte", {FormatTimestamp(*since - absl::Minutes(1))}));
+  const auto all_of = [&](bool final) {
+    return states.has_value() && !states->empty() && std::all_of(states->begin(), states->end(), [&](const auto& s) {
+             return kNumbers.contains(s) && kFinal.contains(s) == final;
+           });
+  };
+  const bool done = all_of(true), hot = all_of(false);
+  if (done) out.resource = &resources.done;
+  if (hot) out.resource = &resources.hot;
+  if (done || hot) {
+    Filter numbers = Condition("state_number", "in", {});
+    bool exact = true;
+    for (const std::string& state : *states) {
+      numbers.mutable_condition()->add_values(kNumbers.find(state)->second);
+      // Who holds the slot of a key is shown as published: only a look at the slots tells it from blocked.
+      exact = exact && state != "blocked" && state != "published";
     }
-  } else if (hot && !states->empty()) {
-    out.resource = &resources.hot;
+    if (!exact) {
+      if (!states->contains("blocked")) numbers.mutable_condition()->add_values("2");
+    } else {
+      DropStates(*out.query.mutable_filter());
+    }
+    if (numbers.condition().values_size() == 1) numbers.mutable_condition()->set_op("eq");
+    more.push_back(std::move(numbers));
     if (*states == std::set<std::string>{"scheduled"}) more.push_back(Condition("due_at", "is_null", {"false"}));
-    if (*states == std::set<std::string>{"running"}) more.push_back(Condition("worker", "is_null", {"false"}));
-    if (!ordering_key.empty() && context.principal.tenant != kAllTenants) {
-      more.push_back(Condition("key_hash", "eq", {KeyHash(tx, context.principal.tenant, ordering_key)}));
+    if (*states == std::set<std::string>{"running"}) more.push_back(Condition("worker_uid", "is_null", {"false"}));
+  }
+  if (!ordering_key.empty() && context.principal.tenant != kAllTenants)
+    more.push_back(Condition("key_hash", "eq", {KeyHash(tx, context.principal.tenant, ordering_key)}));
+  for (const Filter::Condition* condition : required) {
+    if (condition->field() != "created_at" || condition->values_size() != 1) continue;
+    const auto time = ParseTimestamp(condition->values(0));
+    if (!time.ok()) continue;
+    if (condition->op() == "gte" || condition->op() == "gt") {
+      more.push_back(Condition("uid", "gte", {FirstIdOf(*time - kClocks)}));
+      // Nothing ends before it was added, and days of endings are partitions. A minute for clocks that were set back.
+      if (done) more.push_back(Condition("finished_at", "gte", {FormatTimestamp(*time - absl::Minutes(1))}));
+    } else if (condition->op() == "lt" || condition->op() == "lte") {
+      more.push_back(Condition("uid", "lt", {FirstIdOf(*time + kClocks)}));
     }
   }
-  RewriteIds(*out.query.mutable_filter());
+  RewriteForIndexes(*out.query.mutable_filter());
   for (Filter& condition : more) And(out.query, std::move(condition));
   return out;
 }
