@@ -16,6 +16,7 @@
 #include "libs/base/problem.h"
 #include "libs/base/status.h"
 #include "libs/jobs/in_hand.h"
+#include "libs/jobs/stats.h"
 #include "libs/jobs/upkeep.h"
 #include "libs/postgres/errors.h"
 #include "libs/postgres/pool.h"
@@ -430,6 +431,7 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
     if (!row[11].is_null()) job.context.request_id = row[11].c_str();
     if (!row[12].is_null()) job.checkpoint = row[12].c_str();
     if (!row[13].is_null()) job.args = row[13].c_str();
+    job.waited = absl::Seconds(row[16].as<double>());
   }
 
   const Principal& PrincipalOf(const char* json) {
@@ -633,7 +635,9 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
       }
       job->context.deadline = absl::Now() + job->soft_limit;
       Outcome outcome = RunHandler(job);
-      metrics.run.Observe(absl::ToDoubleSeconds(Mono() - absl::FromUnixMicros(job->started_us)));
+      const absl::Duration ran = Mono() - absl::FromUnixMicros(job->started_us);
+      job->ran_us = std::max<int64_t>(1, absl::ToInt64Microseconds(ran));
+      metrics.run.Observe(absl::ToDoubleSeconds(ran));
       absl::MutexLock lock(&mu);
       --running;
       ++executed;
@@ -820,6 +824,17 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
       const Outcome& o = f.outcome;
       const bool last = o.kind == Outcome::Kind::kDead ||
                         (o.kind == Outcome::Kind::kRetry && f.job->attempt + 1 >= f.job->max_attempts);
+      if (const int64_t began = f.job->started_us; began != 0) {
+        figures.Add(
+            f.job->queue, f.job->kind,
+            o.kind == Outcome::Kind::kDone      ? RunOutcome::kSucceeded
+            : o.kind == Outcome::Kind::kDiscard ? RunOutcome::kDiscarded
+            : o.kind == Outcome::Kind::kSnooze  ? RunOutcome::kSnoozed
+            : last                              ? RunOutcome::kDead
+                                                : RunOutcome::kFailed,
+            f.job->waited + (absl::FromUnixMicros(began) - f.job->taken),
+            f.job->ran_us != 0 ? absl::Microseconds(f.job->ran_us.load()) : Mono() - absl::FromUnixMicros(began));
+      }
       if (o.kind == Outcome::Kind::kDone) {
         ++succeeded;
         metrics.succeeded.Increment();
@@ -952,7 +967,12 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
       const bool all = mark_all.exchange(false);
       if (now - beat >= options.heartbeat || all) {
         beat = now;
-        if (!Beat(all) && all) mark_all = true;
+        if (Beat(all)) {
+          // Figures for people: what PostgreSQL does not take now is added the next time.
+          figures.Flush(pool, absl::Now() + std::min(options.lease / 4, absl::Seconds(5))).IgnoreError();
+        } else if (all) {
+          mark_all = true;
+        }
       }
       metrics.leading.Set(upkeep.leading() ? 1 : 0);
       absl::MutexLock lock(&mu);
@@ -1165,6 +1185,7 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
     storing.join();
     for (auto& thread : threads) thread.join();
     for (auto& thread : executors) clean ? thread.join() : thread.detach();
+    figures.Flush(pool, absl::Now() + absl::Seconds(1)).IgnoreError();
     pool.Autocommit(absl::Now() + absl::Seconds(1),
                     [&](pqxx::transaction_base& tx) -> absl::Status {
                       Run(tx, sql::kRemoveWorker, consumer);
@@ -1192,6 +1213,7 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
   const std::string consumer;
   std::string kinds;
   EngineMetrics metrics;
+  StatsAccumulator figures;
 
   redis::Client reader_redis;  // blocks
   redis::Client redis;         // everything else

@@ -40,10 +40,12 @@ struct InHand {
   absl::Duration soft_limit, hard_limit;
   std::string stream, entry_id;  // empty: claimed from PostgreSQL
   absl::Time taken;              // when it was read (Mono)
+  absl::Duration waited;         // from when it could run to `taken`, by PostgreSQL's clock
 
   // Shared between threads.
   std::atomic<Stop> stop{Stop::kNone};
   std::atomic<int64_t> started_us{0};    // the handler's start (Mono); 0: waiting
+  std::atomic<int64_t> ran_us{0};        // how long the handler took; 0: it has not returned
   std::atomic<bool> marked{false};       // written `running`: its entry has left the stream
   std::atomic<bool> finished{false};     // its outcome waits to be stored
   std::atomic<bool> finished_in{false};  // by the handler's own transaction

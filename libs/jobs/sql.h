@@ -60,7 +60,8 @@ inline constexpr Named kPromoteKeys = {
 inline constexpr Named kCheck = {"jobs_check", R"sql(
 SELECT j.id, j.fence, j.attempt, j.kind, j.queue, j.priority, j.tenant, j.principal, j.max_attempts, j.key_hash, j.traceparent, j.request_id, j.checkpoint,
        CASE WHEN i.want THEN j.args::text END, j.deadline <= clock_timestamp(),
-       EXISTS (SELECT 1 FROM mainstay.job_queues q WHERE q.name = j.queue AND q.paused_at IS NOT NULL AND (q.paused_until IS NULL OR q.paused_until > clock_timestamp()))
+       EXISTS (SELECT 1 FROM mainstay.job_queues q WHERE q.name = j.queue AND q.paused_at IS NOT NULL AND (q.paused_until IS NULL OR q.paused_until > clock_timestamp())),
+       extract(epoch FROM clock_timestamp() - coalesce(j.run_at, j.created_at))::float8
 FROM unnest($1::uuid[], $2::bigint[], $3::boolean[]) AS i (id, fence, want) JOIN mainstay.jobs j ON j.id = i.id AND j.fence = i.fence
 WHERE j.state = 4 OR (j.state = 2 AND EXISTS (SELECT 1 FROM mainstay.job_slots s WHERE s.key_hash = j.key_hash AND s.job = j.id)))sql"};
 
@@ -77,7 +78,7 @@ WITH next AS (
 UPDATE mainstay.jobs j SET state = 5, fence = j.fence + 1, worker = $6::uuid, started_at = coalesce(j.started_at, clock_timestamp())
 FROM next n WHERE j.id = n.id
 RETURNING j.id, j.fence, j.attempt, j.kind, j.queue, j.priority, j.tenant, j.principal, j.max_attempts, j.key_hash, j.traceparent, j.request_id, j.checkpoint, j.args::text,
-          j.deadline <= clock_timestamp(), false)sql"};
+          j.deadline <= clock_timestamp(), false, extract(epoch FROM clock_timestamp() - coalesce(j.run_at, j.created_at))::float8)sql"};
 // The same for holders of keys.
 inline constexpr Named kClaimKeyed = {"jobs_claim_keyed", R"sql(
 WITH next AS (
@@ -89,7 +90,7 @@ WITH next AS (
 UPDATE mainstay.jobs j SET state = 5, fence = j.fence + 1, worker = $3::uuid, started_at = coalesce(j.started_at, clock_timestamp())
 FROM next n WHERE j.id = n.id
 RETURNING j.id, j.fence, j.attempt, j.kind, j.queue, j.priority, j.tenant, j.principal, j.max_attempts, j.key_hash, j.traceparent, j.request_id, j.checkpoint, j.args::text,
-          j.deadline <= clock_timestamp(), false)sql"};
+          j.deadline <= clock_timestamp(), false, extract(epoch FROM clock_timestamp() - coalesce(j.run_at, j.created_at))::float8)sql"};
 
 // Final states: out of the hot table, into history, unique keys freed; one statement, fenced. Locks the rows of the
 // batch. $7: runs to count, NULL for one. Returns one row: how many changed, the changed ids and their key hashes where
@@ -317,12 +318,12 @@ WHERE h.id = ANY ($1::uuid[]) AND h.state = 9 AND (h.tenant = $2 OR $2 = '*') AN
 inline constexpr Named kRevive = {"jobs_revive", R"sql(
 WITH dead AS (DELETE FROM mainstay.jobs_history WHERE id = ANY ($1::uuid[]) AND state = 9 RETURNING *)
 INSERT INTO mainstay.jobs AS j (id, fence, seq, key_hash, deadline, created_at, unique_hash, state, priority, max_attempts, max_crashes, tenant, kind, queue, args, sensitive_args, unique_key,
-                                ordering_key, tags, principal, traceparent, request_id, catalog_hash, errors, checkpoint, options, published_at)
+                                ordering_key, tags, principal, traceparent, request_id, catalog_hash, errors, checkpoint, options, published_at, run_at)
 SELECT d.id, d.fence + 1, CASE WHEN d.ordering_key IS NOT NULL THEN nextval('mainstay.job_seq') END, mainstay.job_key_hash(d.tenant, d.ordering_key), NULL, d.created_at,
        mainstay.job_unique_hash(d.tenant, d.kind, d.unique_key), CASE WHEN d.ordering_key IS NOT NULL THEN 2 WHEN d.open THEN 4 ELSE 3 END, d.priority, d.max_attempts, d.max_crashes, d.tenant,
        d.kind, d.queue, d.args, d.sensitive_args, d.unique_key, d.ordering_key, d.tags, d.principal, d.traceparent, d.request_id, d.catalog_hash, d.errors, d.checkpoint,
        coalesce(d.options, '{}'::jsonb) || jsonb_build_object('retried', jsonb_strip_nulls(jsonb_build_object('by', $2::text, 'reason', $3::text, 'at', clock_timestamp(), 'operation', $4::text))),
-       CASE WHEN d.ordering_key IS NULL AND d.open THEN clock_timestamp() END
+       CASE WHEN d.ordering_key IS NULL AND d.open THEN clock_timestamp() END, clock_timestamp()
 FROM (SELECT dead.*, w.open_until > statement_timestamp() AS open FROM dead LEFT JOIN mainstay.job_windows w ON w.queue = dead.queue AND w.priority = dead.priority ORDER BY dead.id) d
 RETURNING j.id, j.fence, j.attempt, j.kind, j.queue, j.priority, CASE WHEN j.sensitive_args IS NULL AND octet_length(j.args::text) <= 4096 THEN j.args::text END, j.state, j.key_hash)sql"};
 

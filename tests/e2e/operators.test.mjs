@@ -310,8 +310,22 @@ describe('figures', () => {
     assert.ok(worker.kinds.includes('mainstay.noop') && worker.in_flight >= 1 && worker.lease_until > worker.started_at);
     await suite.ok(200, 'POST', `/mainstay/v1/jobs/${slow.id}:cancel`, { body: {} });
 
-    const stats = await suite.ok(200, 'GET', '/mainstay/v1/queues/default:stats');
+    await enqueue({ args: { sleep_ms: 30 } });
+    const stats = await eventually(
+      async () => {
+        const read = await suite.ok(200, 'GET', '/mainstay/v1/queues/default:stats');
+        return Number(read.last_minute?.succeeded) > 0 ? read : undefined;
+      },
+      { within: 60000, what: 'figures of the last minute' },
+    );
     assert.equal(stats.name, 'default');
+    assert.ok(stats.last_minute.runs_per_second > 0 && stats.last_minute.ran.p50_seconds > 0 && stats.last_15_minutes.queued.p99_seconds > 0);
+    assert.ok(stats.kinds.some((k) => k.kind === 'mainstay.noop' && Number(k.last_15_minutes.succeeded) > 0));
+    const buckets = stats.last_15_minutes.ran.buckets;
+    assert.equal(buckets.reduce((sum, b) => sum + Number(b.count), 0), ['succeeded', 'failed', 'dead', 'discarded', 'snoozed'].reduce((sum, name) => sum + Number(stats.last_15_minutes[name]), 0));
+    const text = await (await fetch(`http://127.0.0.1:${suite.settings.port_worker_admin}/metrics`)).text();
+    assert.match(text, /mainstay_jobs_runs_total\{[^}]*kind="mainstay.noop"[^}]*outcome="succeeded"[^}]*\} [1-9]/);
+    assert.doesNotMatch(text, /job_0|tenant="/);
     assert.ok(stats.counted_at);
     for (const name of ['scheduled', 'blocked', 'ready', 'published', 'running']) assert.match(stats[name], /^\d+$/);
     assert.ok((await suite.ok(200, 'GET', '/mainstay/v1/queues:stats')).data.some((q) => q.name === 'default'));
