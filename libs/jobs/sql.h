@@ -39,13 +39,9 @@ FROM (
 ) r
 RETURNING id, state, priority)sql"};
 
-// Takes unique keys or names their holders; sorted, so two callers cannot deadlock here. A conflicting key's row stays
-// locked until the caller commits.
-inline constexpr Named kTakeUnique = {"jobs_take_unique", R"sql(
-INSERT INTO mainstay.job_unique AS u (hash, job)
-SELECT t.hash, t.job FROM unnest($1::uuid[], $2::uuid[]) AS t (hash, job) ORDER BY t.hash
-ON CONFLICT (hash) DO UPDATE SET job = CASE WHEN u.expires_at <= clock_timestamp() THEN excluded.job ELSE u.job END
-RETURNING u.hash, u.job)sql"};
+// Takes unique keys or names their holders (see the migration). Locks: the keys it took, until the caller commits.
+inline constexpr Named kTakeUnique = {
+    "jobs_take_unique", "SELECT hash, holder FROM mainstay.take_job_unique($1::uuid[], $2::uuid[], NULL)"};
 
 // After the commit. Locks: the taken slots, their jobs for share.
 inline constexpr Named kPromoteKeys = {
@@ -106,14 +102,15 @@ WITH gone AS (
 ), kept AS (
   INSERT INTO mainstay.jobs_history (id, fence, run_at, deadline, created_at, started_at, worker, state, priority, attempt, crashes, snoozes, max_attempts, max_crashes, tenant, kind,
                                      queue, args, sensitive_args, result, unique_key, ordering_key, tags, principal, traceparent, request_id, catalog_hash, errors, progress,
-                                     checkpoint, options, fingerprint)
+                                     checkpoint, options, fingerprint, version, concurrency_key, concurrency_limit, unique_hash)
   SELECT g.id, g.fence, g.run_at, g.deadline, g.created_at, coalesce(g.started_at, clock_timestamp() - g.took * interval '1 second'), coalesce($9::uuid, g.worker), g.final, g.priority,
          g.attempts, g.crashes, g.snoozes, g.max_attempts, g.max_crashes, g.tenant, g.kind, g.queue, g.args, g.sensitive_args, g.result::json, g.unique_key, g.ordering_key, g.tags,
          g.principal, g.traceparent, g.request_id, g.catalog_hash,
          CASE WHEN g.code IS NULL THEN g.errors
               ELSE coalesce(CASE WHEN jsonb_array_length(g.errors) >= 20 THEN g.errors - 0 ELSE g.errors END, '[]'::jsonb)
                    || jsonb_build_object('attempt', g.attempts, 'at', clock_timestamp(), 'code', g.code, 'message', g.message, 'worker', $10::text) END,
-         g.progress, g.checkpoint, g.options, CASE WHEN g.final = 9 AND g.code IS NOT NULL THEN mainstay.job_fingerprint(g.code, g.message) END
+         g.progress, g.checkpoint, g.options, CASE WHEN g.final = 9 AND g.code IS NOT NULL THEN mainstay.job_fingerprint(g.code, g.message) END,
+         g.version, g.concurrency_key, g.concurrency_limit, g.unique_hash
   FROM gone g
 )
 SELECT count(*), array_agg(id) FILTER (WHERE key_hash IS NOT NULL), array_agg(key_hash) FILTER (WHERE key_hash IS NOT NULL) FROM gone)sql"};
@@ -311,19 +308,20 @@ inline constexpr Named kLockHot = {
 // Dead jobs, in order, locked; with the unique key they would have to take again. $1 ids, $2 tenant, $3 finished
 // before.
 inline constexpr Named kLockDead = {"jobs_lock_dead", R"sql(
-SELECT h.id, mainstay.job_unique_hash(h.tenant, h.kind, h.unique_key) FROM mainstay.jobs_history h
+SELECT h.id, h.unique_hash FROM mainstay.jobs_history h
 WHERE h.id = ANY ($1::uuid[]) AND h.state = 9 AND (h.tenant = $2 OR $2 = '*') AND h.finished_at < $3::timestamptz ORDER BY h.id FOR UPDATE)sql"};
 // Dead → back among the living, in order of their ids, with fresh budgets and a raised fence; their history rows go.
 // Locked by kLockDead. $2 by, $3 why, $4 operation.
 inline constexpr Named kRevive = {"jobs_revive", R"sql(
 WITH dead AS (DELETE FROM mainstay.jobs_history WHERE id = ANY ($1::uuid[]) AND state = 9 RETURNING *)
 INSERT INTO mainstay.jobs AS j (id, fence, seq, key_hash, deadline, created_at, unique_hash, state, priority, max_attempts, max_crashes, tenant, kind, queue, args, sensitive_args, unique_key,
-                                ordering_key, tags, principal, traceparent, request_id, catalog_hash, errors, checkpoint, options, published_at, run_at)
+                                ordering_key, tags, principal, traceparent, request_id, catalog_hash, errors, checkpoint, options, published_at, run_at, version, concurrency_key, concurrency_limit, limit_hash)
 SELECT d.id, d.fence + 1, CASE WHEN d.ordering_key IS NOT NULL THEN nextval('mainstay.job_seq') END, mainstay.job_key_hash(d.tenant, d.ordering_key), NULL, d.created_at,
-       mainstay.job_unique_hash(d.tenant, d.kind, d.unique_key), CASE WHEN d.ordering_key IS NOT NULL THEN 2 WHEN d.open THEN 4 ELSE 3 END, d.priority, d.max_attempts, d.max_crashes, d.tenant,
+       d.unique_hash, CASE WHEN d.ordering_key IS NOT NULL THEN 2 WHEN d.open AND d.concurrency_key IS NULL THEN 4 ELSE 3 END, d.priority, d.max_attempts, d.max_crashes, d.tenant,
        d.kind, d.queue, d.args, d.sensitive_args, d.unique_key, d.ordering_key, d.tags, d.principal, d.traceparent, d.request_id, d.catalog_hash, d.errors, d.checkpoint,
        coalesce(d.options, '{}'::jsonb) || jsonb_build_object('retried', jsonb_strip_nulls(jsonb_build_object('by', $2::text, 'reason', $3::text, 'at', clock_timestamp(), 'operation', $4::text))),
-       CASE WHEN d.ordering_key IS NULL AND d.open THEN clock_timestamp() END, clock_timestamp()
+       CASE WHEN d.ordering_key IS NULL AND d.concurrency_key IS NULL AND d.open THEN clock_timestamp() END, clock_timestamp(),
+       d.version, d.concurrency_key, d.concurrency_limit, mainstay.job_key_hash(d.tenant, d.concurrency_key)
 FROM (SELECT dead.*, w.open_until > statement_timestamp() AS open FROM dead LEFT JOIN mainstay.job_windows w ON w.queue = dead.queue AND w.priority = dead.priority ORDER BY dead.id) d
 RETURNING j.id, j.fence, j.attempt, j.kind, j.queue, j.priority, CASE WHEN j.sensitive_args IS NULL AND octet_length(j.args::text) <= 4096 THEN j.args::text END, j.state, j.key_hash)sql"};
 

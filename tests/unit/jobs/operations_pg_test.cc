@@ -89,7 +89,9 @@ struct Db {
                           ", ", ordering,
                           ", jsonb_build_array(jsonb_build_object('code', 'e', 'message', 'row ' || n)), "
                           "mainstay.job_fingerprint('e', 'row ' || n) FROM generate_series(1, ",
-                          n, ") n"));
+                          n,
+                          ") n; UPDATE mainstay.jobs_history SET unique_hash = mainstay.job_unique_hash(tenant, "
+                          "kind, unique_key) WHERE unique_key IS NOT NULL"));
   }
   Uuid Create(OperationSpec spec) {
     spec.reason = "because";

@@ -94,8 +94,9 @@ TEST_CASE("a dead job runs again with fresh budgets unless its unique key was ta
   Sql(db.url,
       "WITH d AS (DELETE FROM mainstay.jobs RETURNING *) INSERT INTO mainstay.jobs_history (id, fence, created_at, "
       "state, priority, attempt, crashes, snoozes, max_attempts, max_crashes, "
-      "tenant, kind, queue, args, unique_key, principal, errors) SELECT id, fence, created_at, 9, priority, 20, 1, 2, "
-      "20, 3, tenant, kind, queue, args, unique_key, principal, '[{\"code\":\"x\"}]' FROM d");
+      "tenant, kind, queue, args, unique_key, unique_hash, principal, errors) SELECT id, fence, created_at, 9, "
+      "priority, 20, 1, 2, "
+      "20, 3, tenant, kind, queue, args, unique_key, unique_hash, principal, '[{\"code\":\"x\"}]' FROM d");
   Sql(db.url, "DELETE FROM mainstay.job_unique");
   CHECK_THAT(db.Retry(id), IsOk());
   const auto job = db.Get(id);
@@ -111,8 +112,9 @@ TEST_CASE("a dead job runs again with fresh budgets unless its unique key was ta
   Sql(db.url,
       "WITH d AS (DELETE FROM mainstay.jobs RETURNING *) INSERT INTO mainstay.jobs_history (id, fence, created_at, "
       "state, priority, attempt, crashes, snoozes, max_attempts, max_crashes, "
-      "tenant, kind, queue, args, unique_key, principal) SELECT id, fence, created_at, 9, priority, 20, 1, 2, 20, 3, "
-      "tenant, kind, queue, args, unique_key, principal FROM d; "
+      "tenant, kind, queue, args, unique_key, unique_hash, principal) SELECT id, fence, created_at, 9, priority, 20, "
+      "1, 2, 20, 3, "
+      "tenant, kind, queue, args, unique_key, unique_hash, principal FROM d; "
       "DELETE FROM mainstay.job_unique");
   db.Add({.kind = "a.b", .unique_key = "u"});
   CHECK_THAT(db.Retry(id), HasProblem("unique-violation"));
