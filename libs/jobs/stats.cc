@@ -133,7 +133,7 @@ absl::Status StatsAccumulator::Flush(postgres::Pool& pool, absl::Time deadline) 
   }
   if (taken.empty()) return absl::OkStatus();
   const bool purge = absl::Now() - purged_ > absl::Minutes(1);
-  const absl::Status status = pool.Autocommit(deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
+  absl::Status status = pool.Autocommit(deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
     PgArray queues, kinds, queued, ran, queued_seconds, ran_seconds;
     PgArray outcomes[kRunOutcomes];
     for (const auto& [key, cell] : taken) {

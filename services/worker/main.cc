@@ -159,8 +159,8 @@ int Main(int argc, char** argv) {
                            .own_kinds = registry.kinds(),
                            .queries = queries};
   jobs::Watcher job_watcher(api_pool);
-  Desk desk(/*threads=*/4);
   Depths depths(api_pool);
+  Desk desk(/*threads=*/4);
   const MonitoringParts monitoring{.service = parts, .watcher = job_watcher, .desk = desk, .depths = depths};
   JobsService jobs_service(parts, [&monitoring](auto* context, auto* request, auto* response) {
     return StartGetJob(monitoring, context, request, response);
@@ -187,6 +187,7 @@ int Main(int argc, char** argv) {
                         }});
   server.AddInfo("catalog", [&] { return watcher.model()->hash; });
   if (const absl::Status status = server.Start(); !status.ok()) return Fail(status);
+  KeepDepthMetrics(monitoring, [&engine] { return engine.stats().leading; });
 
   // PostgreSQL may be away at the start: the process stays, and becomes ready when it can hold a lease.
   std::atomic<bool> stopping{false};
@@ -212,6 +213,7 @@ int Main(int argc, char** argv) {
     starter.join();
     clean = engine.Drain(left);
   });
+  desk.Stop();
   watcher.Stop();
   if (!clean) {
     // A handler did not return in time. Its job was handed back under a raised fence; its thread must not keep the

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <pqxx/pqxx>
+#include <set>
 
 #include "absl/time/clock.h"
 #include "libs/base/ids.h"
@@ -15,6 +16,8 @@
 #include "libs/base/strings.h"
 #include "libs/jobs/in_hand.h"
 #include "libs/postgres/errors.h"
+#include "libs/telemetry/metrics.h"
+#include "prometheus/gauge.h"
 #include "services/worker/queue_stats.h"
 
 namespace mainstay::worker {
@@ -99,6 +102,62 @@ absl::StatusOr<Depths::Counted> Depths::Get(const CallContext& context) {
   Counted out{.at = at_};
   if (const auto it = by_tenant_.find(context.principal.tenant); it != by_tenant_.end()) out.queues = it->second;
   return out;
+}
+
+namespace {
+
+constexpr absl::Duration kMetricsTick = absl::Seconds(15);
+
+class DepthMetrics : public std::enable_shared_from_this<DepthMetrics> {
+ public:
+  DepthMetrics(const MonitoringParts& parts, std::function<bool()> leading)
+      : parts_(parts), leading_(std::move(leading)) {}
+
+  void Look() {
+    CallContext all;
+    all.principal.tenant = std::string(kAllTenants);
+    all.deadline = absl::Now() + kMetricsTick;
+    absl::StatusOr<Depths::Counted> counted = Depths::Counted();
+    if (leading_()) counted = parts_.depths.Get(all);
+    if (counted.ok()) {
+      // Queues that have emptied are in the answer no more.
+      for (const std::string& queue : known_) counted->queues.try_emplace(queue);
+      for (const auto& [queue, depth] : counted->queues) {
+        known_.insert(queue);
+        for (const auto& [state, jobs] : {std::pair("scheduled", depth.scheduled), std::pair("blocked", depth.blocked),
+                                          std::pair("ready", depth.ready), std::pair("published", depth.published),
+                                          std::pair("running", depth.running)}) {
+          metrics::Gauge("mainstay_jobs_depth", "Jobs that have not ended, by queue and state",
+                         {{"queue", queue}, {"state", state}})
+              .Set(static_cast<double>(jobs));
+        }
+        metrics::Gauge("mainstay_jobs_oldest_seconds", "Age of the oldest job that may run", {{"queue", queue}})
+            .Set(depth.oldest_seconds.value_or(0));
+      }
+    }
+    Arm();
+  }
+
+  void Arm() {
+    parts_.watcher
+        .Add({.until = absl::Now() + kMetricsTick,
+              .wake =
+                  [self = shared_from_this()] {
+                    if (!self->parts_.desk.Post([self] { self->Look(); })) self->Arm();
+                  }})
+        .IgnoreError();  // stopped: that was the last look
+  }
+
+ private:
+  const MonitoringParts parts_;
+  const std::function<bool()> leading_;
+  std::set<std::string> known_;  // of one look at a time
+};
+
+}  // namespace
+
+void KeepDepthMetrics(const MonitoringParts& parts, std::function<bool()> leading) {
+  std::make_shared<DepthMetrics>(parts, std::move(leading))->Look();
 }
 
 absl::StatusOr<std::vector<pb::QueueStats>> ReadQueueStats(const MonitoringParts& parts, const CallContext& call,

@@ -75,6 +75,10 @@ struct MonitoringParts {
   Depths& depths;
 };
 
+// The depths as metrics of the worker that does the upkeep (the others say 0, so that a sum over workers is right),
+// every fifteen seconds until the watcher stops.
+void KeepDepthMetrics(const MonitoringParts& parts, std::function<bool()> leading);
+
 class QueueStatsService final : public mainstay::jobs::v1::QueueStatsService::Service {
  public:
   explicit QueueStatsService(const MonitoringParts& parts) : parts_(parts) {}

@@ -107,6 +107,8 @@ describe('waiting and watching', () => {
     const job = await enqueue({ delay: '1h' });
     const stream = await events(`/mainstay/v1/jobs/${job.id}:watch`);
     await eventually(() => stream.list.length === 1, { what: 'the first event' });
+    // Nothing happens for a while: a comment says that the stream is alive.
+    await eventually(() => stream.list.some((e) => e.data === undefined), { within: 60000, what: 'a heartbeat' });
     const before = await metric('mainstay_jobs_watches');
     assert.ok(before >= 1);
     stream.close();
@@ -175,7 +177,7 @@ describe('dead letters', () => {
 });
 
 describe('operations', () => {
-  it('redrives what a filter matches, looked at first, with the worker killed on the way, each job once', async () => {
+  it('F55: redrives what a filter matches, looked at first, with the worker killed on the way, each job once', async () => {
     const tag = unique();
     await addDead(1500, { tag });
     await addDead(20, { tag, tenant: 'globex' });
@@ -326,6 +328,8 @@ describe('figures', () => {
     const text = await (await fetch(`http://127.0.0.1:${suite.settings.port_worker_admin}/metrics`)).text();
     assert.match(text, /mainstay_jobs_runs_total\{[^}]*kind="mainstay.noop"[^}]*outcome="succeeded"[^}]*\} [1-9]/);
     assert.doesNotMatch(text, /job_0|tenant="/);
+    await enqueue({ delay: '1h' });
+    await eventually(async () => /mainstay_jobs_depth\{[^}]*queue="default"[^}]*state="scheduled"[^}]*\} [1-9]/.test(await (await fetch(`http://127.0.0.1:${suite.settings.port_worker_admin}/metrics`)).text()), { within: 60000, what: 'the depth among the metrics' });
     assert.ok(stats.counted_at);
     for (const name of ['scheduled', 'blocked', 'ready', 'published', 'running']) assert.match(stats[name], /^\d+$/);
     assert.ok((await suite.ok(200, 'GET', '/mainstay/v1/queues:stats')).data.some((q) => q.name === 'default'));
