@@ -72,16 +72,20 @@ struct RedisHandoff::Impl {
   }
 
   void Send(const std::vector<std::pair<std::string, std::string>>& work) {
+    std::string commands;
     for (size_t at = 0; at < work.size(); at += kPipeline) {
-      std::vector<redis::Command> commands;
-      for (size_t i = at; i < std::min(work.size(), at + kPipeline); ++i)
-        commands.push_back({"XADD", work[i].first, "*", kEntryField, work[i].second});
-      const auto replies = client.Pipeline(commands);
-      if (!replies.ok()) {
+      const size_t end = std::min(work.size(), at + kPipeline);
+      commands.clear();
+      for (size_t i = at; i < end; ++i)
+        redis::AppendCommand(commands, {"XADD", work[i].first, "*", kEntryField, work[i].second});
+      const auto refused = client.PipelineEncoded(commands, end - at);
+      if (!refused.ok()) {
         log::Debug("jobs not handed off, the sweeper will", {{"jobs", static_cast<int64_t>(work.size() - at)},
-                                                             {"error", std::string(replies.status().message())}});
+                                                             {"error", std::string(refused.status().message())}});
         return;  // the rest too: it would only wait for another time-out
       }
+      if (!refused->empty())
+        log::Warn("Redis refuses entries of jobs; the sweeper hands them out later", {{"error", *refused}});
     }
   }
 

@@ -13,35 +13,68 @@ struct Named {
 
 // ---- producers ----
 
-// $1 to $18: arrays by column; where all jobs share a value the array is empty (unnest pads with NULL) and the scalar
-// ($19 …) counts. The lateral join keeps the order of the items, which is the order of `seq`. Locks: only the new rows.
-// Whether the window is open is read here, so no producer keeps a hint of its own.
+// Both read a queue's settings and whether its window is open once per queue and priority, so no producer keeps a hint
+// of its own, and insert nothing when a queue is not known that should be. Locks: only the new rows. Arrays stand in
+// subselects so that the planner does not look at them: it would make a new plan for each call.
+//
+// The many jobs of a call that differ in their arguments only. $1 ids, $2 args, $3 queue, $4 priority, $5 may the queue
+// be unknown.
+inline constexpr Named kEnqueueAlike = {"jobs_enqueue_alike", R"sql(
+WITH s AS MATERIALIZED (
+  SELECT coalesce($4::smallint, q.priority, 4::smallint) AS priority, coalesce($8::integer, q.max_attempts, 20) AS max_attempts, coalesce(q.max_crashes, 3::smallint) AS max_crashes,
+         w.open_until > statement_timestamp() AS open, q.name IS NOT NULL AS known
+  FROM (SELECT $3::text AS name) i LEFT JOIN mainstay.job_queues q ON q.name = i.name LEFT JOIN mainstay.job_windows w ON w.queue = q.name AND w.priority = coalesce($4::smallint, q.priority)
+), added AS (
+  INSERT INTO mainstay.jobs (id, args, tenant, kind, queue, priority, state, max_attempts, max_crashes, tags, principal, traceparent, request_id, catalog_hash, options, version, published_at)
+  SELECT unnest((SELECT $1::uuid[])), unnest((SELECT $2::json[])), $6::text, $7::text, $3::text, s.priority, CASE WHEN s.open THEN 4 ELSE 3 END, s.max_attempts, s.max_crashes, $9::text[],
+         $10::json, $11::text, $12::text, $13::text, $14::jsonb, $15::smallint, CASE WHEN s.open THEN clock_timestamp() END
+  FROM s WHERE s.known OR $5::boolean
+)
+SELECT s.priority, s.open, s.known OR $5::boolean, 0 FROM s)sql"};
+
+// Any jobs. $1 to $3: their different queues and priorities (NULL: the queue's), and may that queue be unknown; $6 says
+// which of these each job has. The other arrays by column, in the order of the items, which becomes the order of `seq`.
 inline constexpr Named kEnqueue = {"jobs_enqueue", R"sql(
-INSERT INTO mainstay.jobs (id, tenant, kind, queue, priority, state, args, run_at, due_at, deadline, unique_hash, unique_key, key_hash, seq, ordering_key,
-                           max_attempts, max_crashes, tags, principal, traceparent, request_id, catalog_hash, published_at)
-SELECT r.id, r.tenant, r.kind, r.queue, r.priority, r.state, r.args, r.run_at, CASE WHEN r.state = 1 THEN r.run_at END, r.deadline, r.unique_hash, r.unique_key, r.key_hash,
-       CASE WHEN r.key_hash IS NOT NULL THEN nextval('mainstay.job_seq') END, r.ordering_key, r.max_attempts, r.max_crashes, r.tags::text[], r.principal, r.traceparent, r.request_id,
-       r.catalog_hash, CASE WHEN r.state = 4 THEN clock_timestamp() END
-FROM (
-  SELECT t.id, coalesce(t.tenant, $19) AS tenant, coalesce(t.kind, $20) AS kind, coalesce(t.queue, $21) AS queue, coalesce(t.priority, s.priority, 4::smallint) AS priority,
-         CASE WHEN t.run_at > now() THEN 1 WHEN t.key_hash IS NOT NULL THEN 2 WHEN s.open_until > statement_timestamp() THEN 4 ELSE 3 END::smallint AS state,
-         coalesce(t.args, $22)::json AS args, t.run_at, t.deadline, t.unique_hash, t.unique_key, t.key_hash, t.ordering_key, coalesce(t.max_attempts, s.max_attempts, 20) AS max_attempts,
-         coalesce(s.max_crashes, 3::smallint) AS max_crashes, t.tags, coalesce(t.principal, $23)::json AS principal, coalesce(t.traceparent, $24) AS traceparent,
-         coalesce(t.request_id, $25) AS request_id, coalesce(t.catalog_hash, $26) AS catalog_hash
-  FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::smallint[], $7::timestamptz[], $8::timestamptz[], $9::uuid[], $10::text[], $11::bigint[], $12::text[],
-              $13::integer[], $14::text[], $15::text[], $16::text[], $17::text[], $18::text[])
-       AS t (id, tenant, kind, queue, args, priority, run_at, deadline, unique_hash, unique_key, key_hash, ordering_key, max_attempts, principal, traceparent, request_id, catalog_hash, tags)
-  LEFT JOIN LATERAL (
-    SELECT q.priority, q.max_attempts, q.max_crashes, w.open_until
-    FROM mainstay.job_queues q LEFT JOIN mainstay.job_windows w ON w.queue = q.name AND w.priority = coalesce(t.priority, q.priority)
-    WHERE q.name = coalesce(t.queue, $21) LIMIT 1
-  ) s ON true
-) r
-RETURNING id, state, priority)sql"};
+WITH s AS MATERIALIZED (
+  SELECT g.n, g.queue, coalesce(g.priority, q.priority, 4::smallint) AS priority, coalesce(q.max_attempts, 20) AS max_attempts, coalesce(q.max_crashes, 3::smallint) AS max_crashes,
+         w.open_until > statement_timestamp() AS open, q.name IS NOT NULL OR g.lenient AS known
+  FROM unnest((SELECT $1::text[]), (SELECT $2::smallint[]), (SELECT $3::boolean[])) WITH ORDINALITY AS g (queue, priority, lenient, n)
+  LEFT JOIN mainstay.job_queues q ON q.name = g.queue LEFT JOIN mainstay.job_windows w ON w.queue = q.name AND w.priority = coalesce(g.priority, q.priority)
+), a AS MATERIALIZED (
+  SELECT array_agg(s.queue ORDER BY n) AS queue, array_agg(s.priority ORDER BY n) AS priority, array_agg(s.max_attempts ORDER BY n) AS max_attempts,
+         array_agg(s.max_crashes ORDER BY n) AS max_crashes, array_agg(coalesce(s.open, false) ORDER BY n) AS open FROM s HAVING bool_and(s.known)
+), added AS (
+  INSERT INTO mainstay.jobs (id, tenant, kind, queue, priority, state, args, sensitive_args, run_at, due_at, deadline, unique_hash, unique_key, key_hash, seq, ordering_key, limit_hash,
+                             concurrency_key, concurrency_limit, max_attempts, max_crashes, tags, principal, traceparent, request_id, catalog_hash, options, version, published_at)
+  SELECT r.id, r.tenant, r.kind, r.queue, r.priority, r.state, r.args, r.sealed::bytea, r.run_at, CASE WHEN r.state = 1 THEN r.run_at END, r.deadline, r.unique_hash, r.unique_key, r.key_hash,
+         CASE WHEN r.key_hash IS NOT NULL THEN nextval('mainstay.job_seq') END, r.ordering_key, r.limit_hash, r.concurrency_key, r.concurrency_limit, r.max_attempts, r.max_crashes,
+         r.tags::text[], r.principal::json, r.traceparent, r.request_id, r.catalog_hash, r.options::jsonb, coalesce(r.version, 0::smallint), CASE WHEN r.state = 4 THEN clock_timestamp() END
+  FROM (
+    SELECT t.*, a.queue[t.g] AS queue, a.priority[t.g] AS priority, coalesce(t.attempts, a.max_attempts[t.g]) AS max_attempts, a.max_crashes[t.g] AS max_crashes,
+           CASE WHEN t.run_at > now() THEN 1 WHEN t.key_hash IS NOT NULL THEN 2 WHEN t.limit_hash IS NULL AND a.open[t.g] THEN 4 ELSE 3 END::smallint AS state
+    FROM a, unnest((SELECT $4::uuid[]), (SELECT $5::json[]), (SELECT $6::smallint[]), (SELECT $7::text[]), (SELECT $8::text[]), (SELECT $9::text[]), (SELECT $10::text[]), (SELECT $11::text[]),
+                   (SELECT $12::text[]), (SELECT $13::text[]), (SELECT $14::timestamptz[]), (SELECT $15::timestamptz[]), (SELECT $16::uuid[]), (SELECT $17::text[]), (SELECT $18::bigint[]),
+                   (SELECT $19::text[]), (SELECT $20::bigint[]), (SELECT $21::text[]), (SELECT $22::smallint[]), (SELECT $23::integer[]), (SELECT $24::text[]), (SELECT $25::text[]),
+                   (SELECT $26::smallint[]))
+         AS t (id, args, g, tenant, kind, principal, traceparent, request_id, catalog_hash, sealed, run_at, deadline, unique_hash, unique_key, key_hash, ordering_key, limit_hash,
+               concurrency_key, concurrency_limit, attempts, tags, options, version)
+  ) r
+)
+SELECT s.priority, s.open, s.known, (extract(epoch FROM now()) * 1000000)::bigint FROM s ORDER BY s.n)sql"};
 
 // Takes unique keys or names their holders (see the migration). Locks: the keys it took, until the caller commits.
 inline constexpr Named kTakeUnique = {
     "jobs_take_unique", "SELECT hash, holder FROM mainstay.take_job_unique($1::uuid[], $2::uuid[], NULL)"};
+// The same for keys of which some are held for a time: $3 seconds from now, $4 or until this unit of UTC ends.
+inline constexpr Named kTakeUniqueFor = {"jobs_take_unique_for", R"sql(
+SELECT hash, holder FROM mainstay.take_job_unique($1::uuid[], $2::uuid[], ARRAY(
+  SELECT mainstay.job_unique_until(u.seconds * interval '1 second', u.unit) FROM unnest($3::float8[], $4::text[]) WITH ORDINALITY AS u (seconds, unit, n) ORDER BY u.n)))sql"};
+// New arguments for jobs that have not started. Those that were handed out go back, due at once, under a raised fence.
+// Locks the rows in order. $2 args, $3 sealed ones, $4 version.
+inline constexpr Named kReplaceArgs = {"jobs_replace_args", R"sql(
+SELECT id FROM mainstay.replace_job_args($1::uuid[], $2::json[], $3::text[], $4::smallint[]) AS id)sql"};
+// Jobs that are not final yet.
+inline constexpr Named kAlive = {"jobs_alive", "SELECT id FROM mainstay.jobs WHERE id = ANY ($1::uuid[])"};
 
 // After the commit. Locks: the taken slots, their jobs for share.
 inline constexpr Named kPromoteKeys = {

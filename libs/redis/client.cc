@@ -101,10 +101,27 @@ Reply Convert(const redisReply* reply) {
   return out;
 }
 
+void AppendLength(std::string& out, char mark, size_t length) {
+  char text[24];
+  const auto [end, error] = std::to_chars(text, text + sizeof(text), length);
+  out += mark;
+  out.append(text, end);
+  out += "\r\n";
+}
+
 // Sent and answered are far apart for large pipelines; this bounds what both sides must buffer.
 constexpr size_t kChunk = 500;
 
 }  // namespace
+
+void AppendCommand(std::string& out, std::initializer_list<std::string_view> words) {
+  AppendLength(out, '*', words.size());
+  for (const std::string_view word : words) {
+    AppendLength(out, '$', word.size());
+    out += word;
+    out += "\r\n";
+  }
+}
 
 struct Client::Impl {
   explicit Impl(ClientOptions o) : options(std::move(o)), address(ParseUrl(options.url)) {}
@@ -245,6 +262,23 @@ absl::StatusOr<Reply> Client::Execute(const Command& command) {
 absl::StatusOr<std::vector<Reply>> Client::Pipeline(const std::vector<Command>& commands) {
   absl::MutexLock lock(&impl_->mu);
   return impl_->Run(commands);
+}
+
+absl::StatusOr<std::string> Client::PipelineEncoded(std::string_view commands, size_t count) {
+  absl::MutexLock lock(&impl_->mu);
+  impl_->DropIfClosed();
+  RETURN_IF_ERROR(impl_->Connect());
+  std::string error;
+  if (redisAppendFormattedCommand(impl_->context, commands.data(), commands.size()) != REDIS_OK)
+    return impl_->Fail("sending", true);
+  for (size_t i = 0; i < count; ++i) {
+    void* raw = nullptr;
+    if (redisGetReply(impl_->context, &raw) != REDIS_OK || raw == nullptr) return impl_->Fail("a pipeline", true);
+    const auto* reply = static_cast<redisReply*>(raw);
+    if (reply->type == REDIS_REPLY_ERROR && error.empty()) error.assign(reply->str, static_cast<size_t>(reply->len));
+    freeReplyObject(raw);
+  }
+  return error;
 }
 
 absl::StatusOr<Reply> Client::Blocking(const Command& command, absl::Duration block) {

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <optional>
 #include <string>
@@ -28,6 +29,9 @@ struct Reply {
 
 using Command = std::vector<std::string>;
 
+// Adds a command in Redis' protocol.
+void AppendCommand(std::string& out, std::initializer_list<std::string_view> words);
+
 struct ClientOptions {
   std::string url;  // redis://[:password@]host:port[/db] or unix:///path.sock
   absl::Duration connect_timeout = absl::Milliseconds(500);
@@ -45,6 +49,9 @@ class Client {
   absl::StatusOr<Reply> Execute(const Command& command);
   // All in one round trip.
   absl::StatusOr<std::vector<Reply>> Pipeline(const std::vector<Command>& commands);
+  // `count` commands already in Redis' own protocol (AppendCommand), in one round trip. Their replies are only looked
+  // at for errors: the text of the first one, or "".
+  absl::StatusOr<std::string> PipelineEncoded(std::string_view commands, size_t count);
   // A command that blocks for up to `block`; the socket timeout is raised above it (a shorter one kills the connection
   // and loses the delivered entry).
   absl::StatusOr<Reply> Blocking(const Command& command, absl::Duration block);

@@ -13,6 +13,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <cstring>
@@ -28,6 +29,7 @@
 #include "libs/base/json.h"
 #include "libs/jobs/enqueue.h"
 #include "libs/jobs/keys.h"
+#include "libs/jobs/merging.h"
 #include "libs/postgres/pool.h"
 #include "libs/redis/client.h"
 
@@ -144,10 +146,14 @@ void Spread(const Settings& s, int64_t per_call, F one) {
   for (auto& thread : threads) thread.join();
 }
 
-void EnqueueBulk(const Settings& s, postgres::Pool& pool, Handoff& handoff) {
+void Bulk(const Settings& s, postgres::Pool& pool, Handoff& handoff, bool keyed) {
+  std::atomic<int64_t> key{0};
   Spread(s, s.batch, [&](const CallContext& context) {
-    const std::vector<JobSpec> specs(static_cast<size_t>(s.batch),
-                                     JobSpec{.kind = "bench.noop", .queue = kQueue, .args = kArgs});
+    std::vector<JobSpec> specs(static_cast<size_t>(s.batch),
+                               JobSpec{.kind = "bench.noop", .queue = kQueue, .args = kArgs});
+    for (JobSpec& spec : specs) {
+      if (keyed) spec.ordering_key = std::to_string(key++ % 10000);
+    }
     std::vector<Enqueued> added;
     Require(pool.Transaction(absl::Now() + absl::Seconds(30), [&](pqxx::transaction_base& tx) -> absl::Status {
       auto result = Enqueue(tx, context, specs);
@@ -158,11 +164,27 @@ void EnqueueBulk(const Settings& s, postgres::Pool& pool, Handoff& handoff) {
   });
 }
 
+void EnqueueBulk(const Settings& s, postgres::Pool& pool, Handoff& handoff) {
+  Bulk(s, pool, handoff, false);
+}
+void EnqueueKeyed(const Settings& s, postgres::Pool& pool, Handoff& handoff) {
+  Bulk(s, pool, handoff, true);
+}
+
+void EnqueueMerged(const Settings& s, postgres::Pool& pool, Handoff& handoff) {
+  MergingEnqueuer merging(pool, handoff);
+  Spread(s, 1, [&](CallContext context) {
+    context.deadline = absl::Now() + absl::Seconds(30);
+    Require(merging.Enqueue(context, {.kind = "bench.noop", .queue = kQueue, .args = kArgs}).status());
+  });
+}
+
 void EnqueueSingle(const Settings& s, postgres::Pool& pool, Handoff& handoff) {
   Spread(s, 1, [&](const CallContext& context) {
     const JobSpec spec{.kind = "bench.noop", .queue = kQueue, .args = kArgs};
     std::vector<Enqueued> added;
-    Require(pool.Transaction(absl::Now() + absl::Seconds(30), [&](pqxx::transaction_base& tx) -> absl::Status {
+    // A single statement is a transaction of its own.
+    Require(pool.Autocommit(absl::Now() + absl::Seconds(30), [&](pqxx::transaction_base& tx) -> absl::Status {
       auto result = Enqueue(tx, context, {&spec, 1});
       if (result.ok()) added = *std::move(result);
       return result.status();
@@ -174,10 +196,13 @@ void EnqueueSingle(const Settings& s, postgres::Pool& pool, Handoff& handoff) {
 int Main(int argc, char** argv) {
   const std::map<std::string, std::pair<void (*)(const Settings&, postgres::Pool&, Handoff&), int64_t>> commands = {
       {"enqueue-bulk", {EnqueueBulk, 200000}},
+      {"enqueue-keyed", {EnqueueKeyed, 200000}},
       {"enqueue-single", {EnqueueSingle, 20000}},
+      {"enqueue-merged", {EnqueueMerged, 200000}},
   };
   const auto command = argc > 1 ? commands.find(argv[1]) : commands.end();
-  if (command == commands.end()) Die("expected enqueue-bulk or enqueue-single; see the head of jobs_enqueue_bench.cc");
+  if (command == commands.end())
+    Die("expected enqueue-bulk, -keyed, -single or -merged; see the head of jobs_enqueue_bench.cc");
   Settings s{.jobs = command->second.second};
   for (int i = 2; i + 1 < argc; i += 2) {
     const std::string flag = argv[i], value = argv[i + 1];
@@ -206,7 +231,7 @@ int Main(int argc, char** argv) {
   // Not measured: connections are opened and statements prepared.
   {
     Settings warm = s;
-    warm.jobs = s.callers * s.batch * 2;
+    warm.jobs = std::max(s.callers * 20, s.batch * 20);
     RedisHandoff handoff({.url = s.redis}, pool);
     command->second.first(warm, pool, handoff);
   }
