@@ -16,6 +16,7 @@
 #include "libs/base/problem.h"
 #include "libs/base/status.h"
 #include "libs/jobs/in_hand.h"
+#include "libs/jobs/sealer.h"
 #include "libs/jobs/stats.h"
 #include "libs/jobs/upkeep.h"
 #include "libs/postgres/errors.h"
@@ -252,9 +253,10 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
           complete.Add(job.id, job.fence, kStateDead, nullptr, code, message, 1, seconds);
           return;
         }
-        const absl::Duration delay =
-            o.after.has_value() ? std::clamp(*o.after, absl::ZeroDuration(), absl::Hours(24 * 366))
-                                : RetryDelay(PolicyOf(job.queue).backoff, job.attempt + 1, [this] { return Random(); });
+        const absl::Duration delay = o.after.has_value()
+                                         ? std::clamp(*o.after, absl::ZeroDuration(), absl::Hours(24 * 366))
+                                         : RetryDelay(job.options.Over(PolicyOf(job.queue).backoff), job.attempt + 1,
+                                                      [this] { return Random(); });
         retry.Add(job.id, job.fence, delay, code, message);
         return;
     }
@@ -432,6 +434,10 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
     if (!row[12].is_null()) job.checkpoint = row[12].c_str();
     if (!row[13].is_null()) job.args = row[13].c_str();
     job.waited = absl::Seconds(row[16].as<double>());
+    if (const auto field = row["options"]; !field.is_null()) {
+      if (auto own = ParseJobOptions(field.c_str()); own.ok()) job.options = *std::move(own);
+    }
+    if (const auto field = row["sealed"]; !field.is_null()) job.sealed = field.c_str();
   }
 
   const Principal& PrincipalOf(const char* json) {
@@ -521,8 +527,10 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
 
   void Take(const InHandPtr& job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
     const QueuePolicy policy = PolicyOf(job->queue);
-    job->soft_limit = policy.soft_limit;
-    job->hard_limit = policy.hard_limit;
+    job->soft_limit = job->options.soft_limit.value_or(policy.soft_limit);
+    // A job that may take longer than its queue's hard limit said so by its soft limit.
+    job->hard_limit = std::max(job->options.hard_limit.value_or(policy.hard_limit),
+                               job->options.soft_limit.value_or(absl::ZeroDuration()));
     in_hand[{job->id, job->fence}] = job;
   }
 
@@ -650,6 +658,13 @@ struct Engine::Impl : std::enable_shared_from_this<Engine::Impl> {
 
   Outcome RunHandler(const InHandPtr& job) {
     const Handler* handler = registry.Find(job->kind);
+    if (!job->sealed.empty()) {
+      if (options.sealer == nullptr)
+        return Outcome::Retry("sealed", "this worker has no key for sensitive arguments (secrets_key_file)");
+      auto args = options.sealer->Open(job->context.principal.tenant, job->id, HexDecode(job->sealed).value_or(""));
+      if (!args.ok()) return Outcome::Retry("sealed", std::string(args.status().message()));
+      job->args = *std::move(args);
+    }
     Running running_job(*this, job);
     try {
       return (*handler)(running_job);

@@ -39,9 +39,13 @@ struct QueueSettings {
   int max_attempts = 20, max_crashes = 3, concurrency = 0;
 };
 
+class Sealer;
+
 struct EngineOptions {
   std::string name;  // for people: "host:pid"
   redis::ClientOptions redis;
+  // Opens sensitive arguments for handlers; null: such jobs fail here, and are tried again. Outlives the engine.
+  const Sealer* sealer = nullptr;
   // Handlers at work at once, 1 or more.
   int executors = 16;
   // Entries per read, and the most jobs in hand (waiting, running, finished but not stored).

@@ -14,6 +14,7 @@
 #include "libs/base/principal.h"
 #include "libs/base/text.h"
 #include "libs/jobs/handler.h"
+#include "libs/jobs/job_options.h"
 #include "libs/jobs/keys.h"
 #include "libs/jobs/sql.h"
 
@@ -34,10 +35,12 @@ struct InHand {
   int attempt = 0;  // failed runs before this one
   int max_attempts = 20;
   std::string kind, queue, args, checkpoint;
+  std::string sealed;  // sensitive arguments as they stand in the row, in hex; opened for the handler alone
   int priority = 4;
   std::optional<int64_t> key;
   CallContext context;
   absl::Duration soft_limit, hard_limit;
+  JobOptions options;            // what it asks for instead of its queue's
   std::string stream, entry_id;  // empty: claimed from PostgreSQL
   absl::Time taken;              // when it was read (Mono)
   absl::Duration waited;         // from when it could run to `taken`, by PostgreSQL's clock

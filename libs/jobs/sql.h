@@ -90,7 +90,7 @@ inline constexpr Named kCheck = {"jobs_check", R"sql(
 SELECT j.id, j.fence, j.attempt, j.kind, j.queue, j.priority, j.tenant, j.principal, j.max_attempts, j.key_hash, j.traceparent, j.request_id, j.checkpoint,
        CASE WHEN i.want THEN j.args::text END, j.deadline <= clock_timestamp(),
        EXISTS (SELECT 1 FROM mainstay.job_queues q WHERE q.name = j.queue AND q.paused_at IS NOT NULL AND (q.paused_until IS NULL OR q.paused_until > clock_timestamp())),
-       extract(epoch FROM clock_timestamp() - coalesce(j.run_at, j.created_at))::float8
+       extract(epoch FROM clock_timestamp() - coalesce(j.run_at, j.created_at))::float8, j.options, encode(j.sensitive_args, 'hex') AS sealed
 FROM unnest($1::uuid[], $2::bigint[], $3::boolean[]) AS i (id, fence, want) JOIN mainstay.jobs j ON j.id = i.id AND j.fence = i.fence
 WHERE j.state = 4 OR (j.state = 2 AND EXISTS (SELECT 1 FROM mainstay.job_slots s WHERE s.key_hash = j.key_hash AND s.job = j.id)))sql"};
 
@@ -107,7 +107,7 @@ WITH next AS (
 UPDATE mainstay.jobs j SET state = 5, fence = j.fence + 1, worker = $6::uuid, started_at = coalesce(j.started_at, clock_timestamp())
 FROM next n WHERE j.id = n.id
 RETURNING j.id, j.fence, j.attempt, j.kind, j.queue, j.priority, j.tenant, j.principal, j.max_attempts, j.key_hash, j.traceparent, j.request_id, j.checkpoint, j.args::text,
-          j.deadline <= clock_timestamp(), false, extract(epoch FROM clock_timestamp() - coalesce(j.run_at, j.created_at))::float8)sql"};
+          j.deadline <= clock_timestamp(), false, extract(epoch FROM clock_timestamp() - coalesce(j.run_at, j.created_at))::float8, j.options, encode(j.sensitive_args, 'hex') AS sealed)sql"};
 // The same for holders of keys.
 inline constexpr Named kClaimKeyed = {"jobs_claim_keyed", R"sql(
 WITH next AS (
@@ -119,7 +119,7 @@ WITH next AS (
 UPDATE mainstay.jobs j SET state = 5, fence = j.fence + 1, worker = $3::uuid, started_at = coalesce(j.started_at, clock_timestamp())
 FROM next n WHERE j.id = n.id
 RETURNING j.id, j.fence, j.attempt, j.kind, j.queue, j.priority, j.tenant, j.principal, j.max_attempts, j.key_hash, j.traceparent, j.request_id, j.checkpoint, j.args::text,
-          j.deadline <= clock_timestamp(), false, extract(epoch FROM clock_timestamp() - coalesce(j.run_at, j.created_at))::float8)sql"};
+          j.deadline <= clock_timestamp(), false, extract(epoch FROM clock_timestamp() - coalesce(j.run_at, j.created_at))::float8, j.options, encode(j.sensitive_args, 'hex') AS sealed)sql"};
 
 // Final states: out of the hot table, into history, unique keys freed; one statement, fenced. Locks the rows of the
 // batch. $7: runs to count, NULL for one. Returns one row: how many changed, the changed ids and their key hashes where
@@ -330,10 +330,10 @@ WHERE $1::text IS NULL OR s.queue = $1 ORDER BY s.queue, s.kind)sql"};
 
 // A job as the API shows it: $1 uuid, $2 tenant ('*': any).
 inline constexpr Named kGet = {"jobs_get", R"sql(
-SELECT tenant, kind, queue, state, priority, args, result, attempt, max_attempts, crashes, max_crashes, snoozes, fence, errors, progress, unique_key, ordering_key, array_to_json(tags),
+SELECT uid, tenant, kind, queue, state, priority, args, result, attempt, max_attempts, crashes, max_crashes, snoozes, fence, errors, progress, unique_key, ordering_key, array_to_json(tags),
        (extract(epoch FROM run_at) * 1000000)::bigint, (extract(epoch FROM deadline) * 1000000)::bigint, (extract(epoch FROM created_at) * 1000000)::bigint,
-       (extract(epoch FROM started_at) * 1000000)::bigint, (extract(epoch FROM finished_at) * 1000000)::bigint, principal, traceparent, request_id, catalog_hash, worker
-FROM mainstay.jobs_view WHERE uid = $1::uuid AND (tenant = $2 OR $2 = '*'))sql"};
+       (extract(epoch FROM started_at) * 1000000)::bigint, (extract(epoch FROM finished_at) * 1000000)::bigint, principal, traceparent, request_id, catalog_hash, worker, version, concurrency_key, concurrency_limit
+FROM mainstay.jobs_view WHERE uid = ANY ($1::uuid[]) AND (tenant = $2 OR $2 = '*'))sql"};
 // The fence of a job that is not final, for a cancel or to see that it is; locks it.
 inline constexpr Named kLockHot = {
     "jobs_lock_hot",

@@ -45,43 +45,55 @@ std::vector<Enqueued> ToPublish(const std::vector<Handout>& handouts, const std:
 }  // namespace
 
 absl::StatusOr<JobView> GetJob(pqxx::transaction_base& tx, const CallContext& context, const Uuid& id) {
-  return Guarded([&]() -> absl::StatusOr<JobView> {
-    const pqxx::result rows = Run(tx, sql::kGet, id.ToString(), context.principal.tenant);
-    if (rows.empty()) return NoSuchJob();
-    const auto row = rows[0];
-    JobView job;
-    job.id = id;
-    int c = 0;
-    job.tenant = Text(row[c++]);
-    job.kind = Text(row[c++]);
-    job.queue = Text(row[c++]);
-    job.state = Text(row[c++]);
-    job.priority = row[c++].as<int>();
-    job.args = Text(row[c++]);
-    if (!row[c].is_null()) job.result = Text(row[c]);
-    ++c;
-    job.attempt = row[c++].as<int>();
-    job.max_attempts = row[c++].as<int>();
-    job.crashes = row[c++].as<int>();
-    job.max_crashes = row[c++].as<int>();
-    job.snoozes = row[c++].as<int>();
-    job.fence = row[c++].as<int64_t>();
-    job.errors = Text(row[c++]);
-    job.progress = Text(row[c++]);
-    job.unique_key = Text(row[c++]);
-    job.ordering_key = Text(row[c++]);
-    job.tags = Text(row[c++]);
-    job.run_at = Micros(row[c++]);
-    job.deadline = Micros(row[c++]);
-    job.created_at = Micros(row[c++]);
-    job.started_at = Micros(row[c++]);
-    job.finished_at = Micros(row[c++]);
-    job.principal = Text(row[c++]);
-    job.traceparent = Text(row[c++]);
-    job.request_id = Text(row[c++]);
-    job.catalog_hash = Text(row[c++]);
-    job.worker = Text(row[c++]);
-    return job;
+  ASSIGN_OR_RETURN(auto jobs, GetJobs(tx, context, {&id, 1}));
+  if (jobs.empty()) return NoSuchJob();
+  return std::move(jobs[0]);
+}
+
+absl::StatusOr<std::vector<JobView>> GetJobs(pqxx::transaction_base& tx, const CallContext& context,
+                                             absl::Span<const Uuid> ids) {
+  return Guarded([&]() -> absl::StatusOr<std::vector<JobView>> {
+    PgArray array;
+    for (const Uuid& id : ids) array.Add(id.ToString());
+    std::vector<JobView> jobs;
+    for (const auto& row : Run(tx, sql::kGet, std::move(array).Finish(), context.principal.tenant)) {
+      JobView& job = jobs.emplace_back();
+      int c = 0;
+      ASSIGN_OR_RETURN(job.id, ParseUuid(row[c++].c_str()));
+      job.tenant = Text(row[c++]);
+      job.kind = Text(row[c++]);
+      job.queue = Text(row[c++]);
+      job.state = Text(row[c++]);
+      job.priority = row[c++].as<int>();
+      job.args = Text(row[c++]);
+      if (!row[c].is_null()) job.result = Text(row[c]);
+      ++c;
+      job.attempt = row[c++].as<int>();
+      job.max_attempts = row[c++].as<int>();
+      job.crashes = row[c++].as<int>();
+      job.max_crashes = row[c++].as<int>();
+      job.snoozes = row[c++].as<int>();
+      job.fence = row[c++].as<int64_t>();
+      job.errors = Text(row[c++]);
+      job.progress = Text(row[c++]);
+      job.unique_key = Text(row[c++]);
+      job.ordering_key = Text(row[c++]);
+      job.tags = Text(row[c++]);
+      job.run_at = Micros(row[c++]);
+      job.deadline = Micros(row[c++]);
+      job.created_at = Micros(row[c++]);
+      job.started_at = Micros(row[c++]);
+      job.finished_at = Micros(row[c++]);
+      job.principal = Text(row[c++]);
+      job.traceparent = Text(row[c++]);
+      job.request_id = Text(row[c++]);
+      job.catalog_hash = Text(row[c++]);
+      job.worker = Text(row[c++]);
+      job.version = row[c++].as<int>();
+      job.concurrency_key = Text(row[c++]);
+      if (!row[c].is_null()) job.concurrency_limit = row[c].as<int>();
+    }
+    return jobs;
   });
 }
 

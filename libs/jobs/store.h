@@ -12,6 +12,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "libs/base/ids.h"
 #include "libs/base/principal.h"
 #include "libs/jobs/enqueue.h"
@@ -30,11 +31,17 @@ struct JobView {
   std::string unique_key, ordering_key;
   std::optional<absl::Time> run_at, deadline, created_at, started_at, finished_at;
   std::string principal, traceparent, request_id, catalog_hash, worker;
+  int version = 0;
+  std::string concurrency_key;
+  std::optional<int> concurrency_limit;
   bool final() const { return finished_at.has_value(); }
 };
 
 // Another tenant's job is not-found.
 absl::StatusOr<JobView> GetJob(pqxx::transaction_base& tx, const CallContext& context, const Uuid& id);
+// Those that are there, in any order, with one statement.
+absl::StatusOr<std::vector<JobView>> GetJobs(pqxx::transaction_base& tx, const CallContext& context,
+                                             absl::Span<const Uuid> ids);
 // A job that is not final becomes `cancelled`; a handler that runs it is fenced and told within a heartbeat. Cancelling
 // a cancelled job is fine; another final state is rule-violation.
 absl::StatusOr<std::vector<Enqueued>> CancelJob(pqxx::transaction_base& tx, const CallContext& context, const Uuid& id,

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <cstdio>
 
+#include "absl/strings/numbers.h"
 #include "libs/base/json.h"
 #include "libs/base/status.h"
 #include "libs/base/strings.h"
@@ -35,6 +37,12 @@ absl::Status Get(const Arguments& arguments) {
   return Show(arguments, json);
 }
 
+// "unique-key" is the option, "unique_key" the field of the API.
+std::string FieldOf(std::string flag) {
+  std::replace(flag.begin(), flag.end(), '-', '_');
+  return flag;
+}
+
 absl::Status Enqueue(const Arguments& arguments) {
   ASSIGN_OR_RETURN(const Gateway gateway, Gateway::FromArguments(arguments));
   std::string body;
@@ -45,15 +53,32 @@ absl::Status Enqueue(const Arguments& arguments) {
     RETURN_IF_ERROR(JsonDocument::Parse(args).status());
     writer.Key("args").Raw(args);
   }
-  for (const auto& [flag, field] : std::initializer_list<std::pair<const char*, const char*>>{
-           {"queue", "queue"}, {"unique-key", "unique_key"}, {"ordering-key", "ordering_key"}, {"delay", "delay"}}) {
-    if (arguments.Has(flag)) writer.Key(field).String(arguments.Get(flag));
+  for (const char* flag : {"queue", "run-at", "delay", "deadline", "unique-key", "unique-scope", "unique-for",
+                           "unique-bucket", "on-conflict", "ordering-key", "concurrency-key", "soft-limit",
+                           "hard-limit", "retention", "traceparent", "tenant"}) {
+    if (arguments.Has(flag)) writer.Key(FieldOf(flag)).String(arguments.Get(flag));
   }
-  if (arguments.Has("priority")) {
-    const std::string priority = arguments.Get("priority");
-    if (priority.size() != 1 || priority[0] < '0' || priority[0] > '9')
-      return absl::InvalidArgumentError("--priority is between 0 (first) and 9 (last)");
-    writer.Key("priority").Int(priority[0] - '0');
+  for (const char* flag : {"priority", "max-attempts", "concurrency-limit", "version"}) {
+    if (!arguments.Has(flag)) continue;
+    int number = 0;
+    if (!absl::SimpleAtoi(arguments.Get(flag), &number))
+      return absl::InvalidArgumentError(StrCat("--", flag, " is a whole number"));
+    writer.Key(FieldOf(flag)).Int(number);
+  }
+  for (const char* flag : {"unique-keep", "sensitive"}) {
+    if (arguments.Has(flag)) writer.Key(FieldOf(flag)).Bool(true);
+  }
+  if (const auto tags = arguments.All("tag"); !tags.empty()) {
+    writer.Key("tags").BeginArray();
+    for (const auto& tag : tags) writer.String(tag);
+    writer.EndArray();
+  }
+  if (arguments.Has("backoff") || arguments.Has("backoff-base") || arguments.Has("backoff-cap")) {
+    writer.Key("backoff").BeginObject();
+    if (arguments.Has("backoff")) writer.Key("kind").String(arguments.Get("backoff"));
+    if (arguments.Has("backoff-base")) writer.Key("base").String(arguments.Get("backoff-base"));
+    if (arguments.Has("backoff-cap")) writer.Key("cap").String(arguments.Get("backoff-cap"));
+    writer.EndObject();
   }
   writer.EndObject();
   ASSIGN_OR_RETURN(const std::string json, gateway.Post(kJobs, body));
@@ -111,9 +136,30 @@ std::vector<Command> JobCommands() {
           .flags = GatewayFlags({{"args", "JSON", "its arguments"},
                                  {"queue", "NAME", "default: default"},
                                  {"priority", "N", "0 (first) to 9 (last)"},
-                                 {"delay", "TIME", "not before: 90s"},
-                                 {"unique-key", "TEXT", "at most one unfinished job of this kind and key"},
-                                 {"ordering-key", "TEXT", "jobs of one key run one after another"}}),
+                                 {"run-at", "TIME", "not before: 2026-12-24T18:00:00Z"},
+                                 {"delay", "DURATION", "not before: 90s"},
+                                 {"deadline", "TIME", "dropped when not started by then"},
+                                 {"unique-key", "TEXT", "at most one job of this key"},
+                                 {"unique-scope", "WHAT", "kind (default), queue or tenant: among whose jobs"},
+                                 {"unique-for", "DURATION", "the key is held for at most so long"},
+                                 {"unique-bucket", "UNIT", "or until the next minute, hour, day, week or month (UTC)"},
+                                 {"unique-keep", "", "for the whole of that time, also when the job ends before"},
+                                 {"on-conflict", "WHAT", "when the key is taken: ignore (default), replace or reject"},
+                                 {"ordering-key", "TEXT", "jobs of one key run one after another"},
+                                 {"concurrency-key", "TEXT", "so many jobs of this key run at once:"},
+                                 {"concurrency-limit", "N", "1 or more"},
+                                 {"max-attempts", "N", "default: the queue's"},
+                                 {"backoff", "KIND", "exponential or fixed"},
+                                 {"backoff-base", "DURATION", "the first delay"},
+                                 {"backoff-cap", "DURATION", "the longest delay"},
+                                 {"soft-limit", "DURATION", "told to stop after"},
+                                 {"hard-limit", "DURATION", "taken away after"},
+                                 {"retention", "DURATION", "how long the finished job is kept"},
+                                 {"tag", "TEXT", "a tag", /*repeated=*/true},
+                                 {"version", "N", "of the kind"},
+                                 {"sensitive", "", "the arguments are encrypted and never shown"},
+                                 {"traceparent", "TEXT", "W3C: the trace it belongs to"},
+                                 {"tenant", "NAME", "whose job; only for keys that see all tenants"}}),
           .examples = "mainstay jobs enqueue mainstay.echo --args '{\"hello\":\"world\"}'",
           .run = Enqueue,
       },

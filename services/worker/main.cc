@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <cstdio>
+#include <optional>
 #include <thread>
 
 #include "libs/base/strings.h"
@@ -15,6 +16,8 @@
 #include "libs/catalog/watcher.h"
 #include "libs/jobs/engine.h"
 #include "libs/jobs/enqueue.h"
+#include "libs/jobs/merging.h"
+#include "libs/jobs/sealer.h"
 #include "libs/postgres/pool.h"
 #include "libs/rpc/call.h"
 #include "libs/rpc/server.h"
@@ -32,7 +35,7 @@ namespace {
 
 struct Options {
   rpc::ServiceOptions service{.name = "worker"};
-  std::string integrations, transfer, cursor_key;
+  std::string integrations, transfer, cursor_key, secrets_key_file;
   int64_t executors = 16, window = 20000, database_connections = 0;
   absl::Duration heartbeat = absl::Seconds(5), lease = absl::Seconds(15), sweep = absl::Seconds(30),
                  retention = absl::Hours(24 * 7);
@@ -44,6 +47,10 @@ struct Options {
     reader.Secret("cursor_key", &cursor_key,
                   "32 bytes in base64 that seal the cursors of lists; the same in every service");
     reader.Check(Base64Decode(cursor_key).value_or("").size() == 32, "cursor_key: base64 of 32 bytes is expected");
+    reader.String(
+        "secrets_key_file", &secrets_key_file,
+        "file with the key-encryption keys, as of the other services; without it jobs with sensitive arguments "
+        "are refused");
     reader.Int("executors", &executors, 1, 1024, "jobs run at once");
     reader.Int("window", &window, 100, 1000000, "live entries per Redis stream");
     reader.Int("database_connections", &database_connections, 0, 1000, "for handlers; 0: one per executor");
@@ -112,11 +119,20 @@ int Main(int argc, char** argv) {
 
   const redis::ClientOptions redis{.url = options.service.redis_url};
   jobs::RedisHandoff handoff(redis, engine_pool);
+  std::optional<jobs::Sealer> sealer;
+  if (!options.secrets_key_file.empty()) {
+    absl::StatusOr<secrets::KeyRing> keys = secrets::KeyRing::Load(options.secrets_key_file);
+    if (!keys.ok()) return Fail(keys.status());
+    sealer.emplace(*std::move(keys));
+  }
+  const jobs::Sealer* const sealer_or_null = sealer.has_value() ? &*sealer : nullptr;
+  jobs::MergingEnqueuer merging(api_pool, handoff, sealer_or_null);
   JobQueries queries(model, *Base64Decode(options.cursor_key));
   RegisterOperations(registry, handler_pool, handoff, queries);
   jobs::EngineOptions engine_options;
   engine_options.name = name;
   engine_options.redis = redis;
+  engine_options.sealer = sealer_or_null;
   engine_options.executors = static_cast<int>(options.executors);
   engine_options.window = static_cast<int>(options.window);
   engine_options.heartbeat = options.heartbeat;
@@ -154,6 +170,8 @@ int Main(int argc, char** argv) {
                          });
   const ServiceParts parts{.pool = api_pool,
                            .handoff = handoff,
+                           .merging = merging,
+                           .sealer = sealer_or_null,
                            .guard = guard,
                            .model = model,
                            .own_kinds = registry.kinds(),

@@ -25,6 +25,10 @@ void SetTime(const absl::Time time, google::protobuf::Timestamp* out) {
   *out = google::protobuf::util::TimeUtil::MicrosecondsToTimestamp(micros);
 }
 
+absl::Duration ToDuration(const google::protobuf::Duration& d) {
+  return absl::Seconds(d.seconds()) + absl::Nanoseconds(d.nanos());
+}
+
 absl::Time ToTime(const google::protobuf::Timestamp& t) {
   return absl::FromUnixSeconds(t.seconds()) + absl::Nanoseconds(t.nanos());
 }
@@ -113,6 +117,9 @@ void FillJob(const jobs::JobView& job, pb::Job* out) {
   out->set_request_id(job.request_id);
   out->set_catalog_hash(job.catalog_hash);
   out->set_worker(job.worker);
+  out->set_version(job.version);
+  out->set_concurrency_key(job.concurrency_key);
+  if (job.concurrency_limit.has_value()) out->set_concurrency_limit(*job.concurrency_limit);
 }
 
 namespace {
@@ -135,7 +142,10 @@ void FillNew(const jobs::JobSpec& spec, const jobs::Enqueued& added, const CallC
                  : !spec.ordering_key.empty() ? pb::JOB_STATE_BLOCKED
                  : added.stream.empty()       ? pb::JOB_STATE_READY
                                               : pb::JOB_STATE_PUBLISHED);
-  out->set_args(spec.args);
+  out->set_args(spec.sensitive ? "\"[sensitive]\"" : spec.args);
+  out->set_version(spec.version);
+  out->set_concurrency_key(spec.concurrency_key);
+  if (spec.concurrency_limit.has_value()) out->set_concurrency_limit(*spec.concurrency_limit);
   out->set_unique_key(spec.unique_key);
   out->set_ordering_key(spec.ordering_key);
   for (const auto& tag : spec.tags) out->add_tags(tag);
@@ -143,9 +153,16 @@ void FillNew(const jobs::JobSpec& spec, const jobs::Enqueued& added, const CallC
   if (spec.deadline.has_value()) SetTime(*spec.deadline, out->mutable_deadline());
   SetTime(now, out->mutable_created_at());
   out->set_principal(call.principal.subject);
-  out->set_traceparent(call.traceparent);
+  out->set_traceparent(spec.traceparent.empty() ? call.traceparent : spec.traceparent);
   out->set_request_id(call.request_id);
   out->set_catalog_hash(spec.catalog_hash);
+}
+
+// The holder of a unique key, for whoever wanted to add another.
+void FillExisting(const jobs::JobView& job, const jobs::Enqueued& answer, pb::Job* out) {
+  FillJob(job, out);
+  out->set_existed(true);
+  out->set_replaced(answer.replaced);
 }
 
 absl::Status Invalid(std::vector<FieldError> errors) {
@@ -201,7 +218,7 @@ absl::Status JobsService::ToSpec(const pb::NewJob& job, const std::string& at, c
   if (job.has_run_at() && job.has_delay()) wrong("delay", "conflict", "give either run_at or delay");
   if (job.has_run_at()) spec->run_at = ToTime(job.run_at());
   if (job.has_delay()) {
-    const absl::Duration delay = absl::Seconds(job.delay().seconds()) + absl::Nanoseconds(job.delay().nanos());
+    const absl::Duration delay = ToDuration(job.delay());
     if (delay < absl::ZeroDuration()) {
       wrong("delay", "out_of_range", "expected 0 or more");
     } else {
@@ -210,7 +227,50 @@ absl::Status JobsService::ToSpec(const pb::NewJob& job, const std::string& at, c
   }
   if (job.has_deadline()) spec->deadline = ToTime(job.deadline());
   spec->unique_key = job.unique_key();
+  switch (job.unique_scope()) {
+    case pb::UNIQUE_SCOPE_QUEUE:
+      spec->unique_scope = jobs::UniqueScope::kQueue;
+      break;
+    case pb::UNIQUE_SCOPE_TENANT:
+      spec->unique_scope = jobs::UniqueScope::kTenant;
+      break;
+    default:
+      break;
+  }
+  if (job.has_unique_for()) {
+    spec->unique_for = ToDuration(job.unique_for());
+    if (spec->unique_for == absl::ZeroDuration()) wrong("unique_for", "out_of_range", "expected more than nothing");
+  }
+  // The two enumerations have the same order.
+  spec->unique_bucket = static_cast<jobs::UniqueBucket>(job.unique_bucket());
+  spec->unique_keep = job.unique_keep();
+  switch (job.on_conflict()) {
+    case pb::CONFLICT_POLICY_REPLACE:
+      spec->on_conflict = jobs::OnConflict::kReplace;
+      break;
+    case pb::CONFLICT_POLICY_REJECT:
+      spec->on_conflict = jobs::OnConflict::kReject;
+      break;
+    default:
+      break;
+  }
   spec->ordering_key = job.ordering_key();
+  spec->concurrency_key = job.concurrency_key();
+  if (job.has_concurrency_limit()) spec->concurrency_limit = job.concurrency_limit();
+  if (job.backoff().kind() != pb::BACKOFF_KIND_UNSPECIFIED) {
+    spec->options.backoff = job.backoff().kind() == pb::BACKOFF_KIND_FIXED ? jobs::BackoffPolicy::Kind::kFixed
+                                                                           : jobs::BackoffPolicy::Kind::kExponential;
+  }
+  if (job.backoff().has_base()) spec->options.backoff_base = ToDuration(job.backoff().base());
+  if (job.backoff().has_cap()) spec->options.backoff_cap = ToDuration(job.backoff().cap());
+  if (job.has_soft_limit()) spec->options.soft_limit = ToDuration(job.soft_limit());
+  if (job.has_hard_limit()) spec->options.hard_limit = ToDuration(job.hard_limit());
+  if (job.has_retention()) spec->options.retention = ToDuration(job.retention());
+  spec->version = job.version();
+  spec->sensitive = job.sensitive();
+  if (job.sensitive() && parts_.sealer == nullptr)
+    wrong("sensitive", "unavailable", "the worker has no key to seal arguments with (secrets_key_file)");
+  spec->traceparent = job.traceparent();
   spec->tags.assign(job.tags().begin(), job.tags().end());
   spec->tenant = job.tenant();
   spec->catalog_hash = model.hash;
@@ -227,22 +287,17 @@ grpc::Status JobsService::EnqueueJob(grpc::ServerContext* context, const pb::Enq
         std::vector<FieldError> errors;
         RETURN_IF_ERROR(ToSpec(request->job(), "", *model, kinds, &spec, &errors));
         if (!errors.empty()) return Invalid(std::move(errors));
-        std::vector<jobs::Enqueued> added;
-        std::optional<jobs::JobView> holder;
-        RETURN_IF_ERROR(parts_.pool.Transaction(call.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
-          ASSIGN_OR_RETURN(added, jobs::Enqueue(tx, call, {&spec, 1}));
-          if (added[0].existed) {
-            ASSIGN_OR_RETURN(holder, jobs::GetJob(tx, call, added[0].id));
-          }
+        ASSIGN_OR_RETURN(const jobs::Enqueued added, parts_.merging.Enqueue(call, spec));
+        if (!added.existed) {
+          FillNew(spec, added, call, *model, absl::Now(), response);
           return absl::OkStatus();
-        }));
-        parts_.handoff.Publish(added);
-        if (holder.has_value()) {
-          FillJob(*holder, response);
-        } else {
-          FillNew(spec, added[0], call, *model, absl::Now(), response);
         }
-        return absl::OkStatus();
+        return parts_.pool.Autocommit(call.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
+          ASSIGN_OR_RETURN(const jobs::JobView holder, jobs::GetJob(tx, call, added.id));
+          response->Clear();
+          FillExisting(holder, added, response);
+          return absl::OkStatus();
+        });
       });
 }
 
@@ -266,22 +321,24 @@ grpc::Status JobsService::BatchEnqueueJobs(grpc::ServerContext* context, const p
           RETURN_IF_ERROR(ToSpec(request->items(i), StrCat("/items/", i), *model, kinds, &specs[i], &errors));
         if (!errors.empty()) return Invalid(std::move(errors));
         std::vector<jobs::Enqueued> added;
-        std::map<size_t, jobs::JobView> holders;
+        std::map<Uuid, jobs::JobView> holders;
         RETURN_IF_ERROR(parts_.pool.Transaction(call.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
           holders.clear();
-          ASSIGN_OR_RETURN(added, jobs::Enqueue(tx, call, specs));
-          for (size_t i = 0; i < added.size(); ++i) {
-            if (!added[i].existed) continue;
-            ASSIGN_OR_RETURN(holders[i], jobs::GetJob(tx, call, added[i].id));
-          }
+          ASSIGN_OR_RETURN(added, jobs::Enqueue(tx, call, specs, parts_.sealer));
+          std::vector<Uuid> ids;
+          for (const jobs::Enqueued& job : added)
+            if (job.existed) ids.push_back(job.id);
+          if (ids.empty()) return absl::OkStatus();
+          ASSIGN_OR_RETURN(auto found, jobs::GetJobs(tx, call, ids));
+          for (jobs::JobView& job : found) holders.emplace(job.id, std::move(job));
           return absl::OkStatus();
         }));
         parts_.handoff.Publish(added);
         const absl::Time now = absl::Now();
         response->mutable_items()->Reserve(static_cast<int>(added.size()));
         for (size_t i = 0; i < added.size(); ++i) {
-          if (const auto holder = holders.find(i); holder != holders.end()) {
-            FillJob(holder->second, response->add_items());
+          if (const auto holder = holders.find(added[i].id); holder != holders.end()) {
+            FillExisting(holder->second, added[i], response->add_items());
           } else {
             FillNew(specs[i], added[i], call, *model, now, response->add_items());
           }

@@ -13,6 +13,7 @@
 #include "libs/base/problem.h"
 #include "libs/catalog/model.h"
 #include "libs/jobs/enqueue.h"
+#include "libs/jobs/merging.h"
 #include "libs/jobs/store.h"
 #include "libs/postgres/pool.h"
 #include "libs/rpc/call.h"
@@ -24,6 +25,8 @@ namespace mainstay::worker {
 struct ServiceParts {
   postgres::Pool& pool;
   jobs::Handoff& handoff;
+  jobs::MergingEnqueuer& merging;
+  const jobs::Sealer* sealer;  // null: sensitive arguments are refused
   const rpc::Guard& guard;
   std::function<catalog::ModelPtr()> model;
   std::vector<std::string> own_kinds;

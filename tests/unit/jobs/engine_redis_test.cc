@@ -9,6 +9,7 @@
 #include "libs/jobs/engine.h"
 #include "libs/jobs/in_hand.h"
 #include "libs/jobs/keys.h"
+#include "libs/jobs/sealer.h"
 #include "tests/unit/jobs/world.h"
 
 namespace mainstay::jobs {
@@ -360,6 +361,125 @@ TEST_CASE("the stream holds a window, whatever the backlog") {
   go = true;
   CHECK(Eventually([&] { return w.Finished() == 2000; }));
   CHECK(w.Count("SELECT count(*) FROM mainstay.jobs_history WHERE fence > 1") <= 10);
+}
+
+TEST_CASE("a job's own backoff and limits stand over its queue's") {
+  World w;
+  Registry registry;
+  std::atomic<int> runs{0};
+  registry.Register("test.slow", [&](RunningJob& job) {
+    ++runs;
+    while (!job.cancelled()) absl::SleepFor(absl::Milliseconds(5));
+    return Outcome::Retry("told_to_stop", "soft limit");
+  });
+  registry.Register("test.fail", [&](RunningJob&) { return Outcome::Retry("flaky", "always"); });
+  EngineOptions options = FastOptions(w.redis.url());
+  options.policy = [](std::string_view) {
+    return QueuePolicy{.backoff = {.base = absl::Hours(1), .cap = absl::Hours(1), .floor = absl::Hours(1)},
+                       .soft_limit = absl::Hours(1),
+                       .hard_limit = absl::Hours(2)};
+  };
+  Engine engine(options, registry, w.pool);
+  REQUIRE_THAT(engine.Start(), IsOk());
+  const Uuid slow =
+      w.AddOne({.kind = "test.slow", .max_attempts = 1, .options = {.soft_limit = absl::Milliseconds(100)}});
+  const Uuid patient = w.AddOne(
+      {.kind = "test.fail", .options = {.backoff = BackoffPolicy::Kind::kFixed, .backoff_base = absl::Hours(5)}});
+  REQUIRE(w.WaitFor(slow, "dead"));
+  CHECK(runs == 1);
+  REQUIRE(w.WaitFor(patient, "scheduled"));
+  CHECK(SqlValue(w.url,
+                 "SELECT due_at BETWEEN now() + interval '295 minutes' AND now() + interval '301 minutes' FROM "
+                 "mainstay.jobs") == "t");
+}
+
+TEST_CASE("sensitive arguments are opened for the handler; a worker without the key tries again later") {
+  World w;
+  secrets::KeyRing ring;
+  ring.keys.emplace_back("k1", std::string(32, 'x'));
+  const Sealer sealer(ring);
+  Registry registry;
+  std::atomic<bool> seen{false};
+  registry.Register("test.secret", [&](RunningJob& job) {
+    seen = job.args() == R"({"card":"4111"})";
+    return Outcome::Done();
+  });
+  std::vector<Enqueued> added;
+  const JobSpec spec{.kind = "test.secret", .args = R"({"card":"4111"})", .sensitive = true};
+  REQUIRE_THAT(w.pool.Transaction(absl::Now() + absl::Seconds(20),
+                                  [&](pqxx::transaction_base& tx) -> absl::Status {
+                                    auto result = Enqueue(tx, w.context, {&spec, 1}, &sealer);
+                                    if (result.ok()) added = *result;
+                                    return result.status();
+                                  }),
+               IsOk());
+  EngineOptions options = FastOptions(w.redis.url());
+  {
+    Engine blind(options, registry, w.pool);
+    REQUIRE_THAT(blind.Start(), IsOk());
+    REQUIRE(Eventually([&] { return w.Get(added[0].id).errors.find("secrets_key_file") != std::string::npos; }));
+    CHECK_FALSE(seen);
+    CHECK(blind.Drain(absl::Seconds(5)));
+  }
+  options.sealer = &sealer;
+  Engine engine(options, registry, w.pool);
+  REQUIRE_THAT(engine.Start(), IsOk());
+  REQUIRE(w.WaitFor(added[0].id, "succeeded"));
+  CHECK(seen);
+  CHECK(SqlValue(w.url, "SELECT count(*) FROM mainstay.jobs_history h WHERE h::text LIKE '%4111%'") == "0");
+}
+
+TEST_CASE("F30: a job whose commit comes late starts after it, though younger ones have run meanwhile") {
+  World w;
+  Registry registry;
+  std::atomic<int> ran{0};
+  registry.Register("test.note", [&](RunningJob&) {
+    ++ran;
+    return Outcome::Done();
+  });
+  Engine engine(FastOptions(w.redis.url()), registry, w.pool);
+  REQUIRE_THAT(engine.Start(), IsOk());
+  pqxx::connection late(w.url);
+  auto open = std::make_unique<pqxx::work>(late);
+  const JobSpec spec{.kind = "test.note"};
+  const auto old = Enqueue(*open, w.context, {&spec, 1});
+  REQUIRE_THAT(old, IsOk());
+  w.Add(std::vector<JobSpec>(300, spec));
+  REQUIRE(Eventually([&] { return w.Finished() == 300; }));
+  absl::SleepFor(absl::Seconds(2));  // two sweeps pass by
+  CHECK(ran == 300);
+  open->commit();  // and nobody hands it off: the upkeep must find it below ids that were seen
+  REQUIRE(w.WaitFor((*old)[0].id, "succeeded"));
+  CHECK(ran == 301);
+}
+
+TEST_CASE("F29: what rolls back runs nowhere and is in no stream") {
+  World w;
+  Registry registry;
+  std::atomic<int> ran{0};
+  registry.Register("test.note", [&](RunningJob&) {
+    ++ran;
+    return Outcome::Done();
+  });
+  Engine engine(FastOptions(w.redis.url()), registry, w.pool);
+  REQUIRE_THAT(engine.Start(), IsOk());
+  w.AddOne({.kind = "test.note"});
+  REQUIRE(Eventually([&] { return w.Finished() == 1; }));
+  const std::vector<JobSpec> batch(1000, JobSpec{.kind = "test.note"});
+  CHECK_FALSE(w.pool
+                  .Transaction(absl::Now() + absl::Seconds(20),
+                               [&](pqxx::transaction_base& tx) -> absl::Status {
+                                 for (int i = 0; i < 10; ++i) {
+                                   if (auto added = Enqueue(tx, w.context, batch); !added.ok()) return added.status();
+                                 }
+                                 return absl::CancelledError("changed my mind");
+                               })
+                  .ok());
+  w.AddOne({.kind = "test.note"});
+  REQUIRE(Eventually([&] { return w.Finished() == 2; }));
+  absl::SleepFor(absl::Seconds(1));
+  CHECK(ran == 2);
+  CHECK(w.Count("SELECT count(*) FROM mainstay.jobs") == 0);
 }
 
 }  // namespace
