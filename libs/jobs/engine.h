@@ -19,6 +19,7 @@
 #include "libs/base/ids.h"
 #include "libs/jobs/backoff.h"
 #include "libs/jobs/handler.h"
+#include "libs/jobs/schedules.h"
 #include "libs/redis/client.h"
 
 namespace mainstay::postgres {
@@ -69,6 +70,10 @@ struct EngineOptions {
   std::function<QueuePolicy(std::string_view queue)> policy;
   // The catalog's queues; asked by the elected worker now and then. Empty: queues are left as they are.
   std::function<std::vector<QueueSettings>()> queues;
+  // The catalog's schedules, for the elected worker. Empty: they are left as they are.
+  std::function<DeclaredSchedules()> schedules;
+  // Told of the jobs that schedules start; null: those wait for the sweep. Outlives the engine.
+  Handoff* handoff = nullptr;
 };
 // All mistakes at once.
 absl::Status Validate(const EngineOptions& options);

@@ -60,7 +60,12 @@ Upkeep::Upkeep(const EngineOptions& options, const Uuid& worker, postgres::Pool&
       pool_(pool),
       lease_(pool,
              {.name = "jobs-upkeep", .holder = worker.ToString(), .ttl = options.lease, .margin = options.lease / 5}),
-      redis_(options.redis) {}
+      redis_(options.redis),
+      scheduler_({.declared = options.schedules,
+                  .handoff = options.handoff,
+                  .grace = 2 * options.lease,
+                  .retention = options.retention},
+                 pool) {}
 
 Upkeep::~Upkeep() {
   Stop();
@@ -110,6 +115,7 @@ void Upkeep::Run() {
         last_sweep = now - options_.sweep + std::min(absl::Seconds(1), options_.sweep / 2);
         trouble_ = now - options_.lease + options_.heartbeat;  // workers that are alive have had time for a renewal
         streams_.clear();
+        scheduler_.Restart();
         epoch_.clear();
         windows_closed_ = false;
       }
@@ -128,6 +134,7 @@ void Upkeep::Run() {
         if (kept.ok()) step(ForgetConsumers());
       }
       step(PromoteDue());
+      step(scheduler_.Step());
       const absl::Status redis = CheckEpoch();
       if (!redis.ok()) {
         CloseWindows();

@@ -18,6 +18,7 @@
 #include "absl/synchronization/mutex.h"
 #include "libs/jobs/engine.h"
 #include "libs/jobs/in_hand.h"
+#include "libs/jobs/scheduler.h"
 #include "libs/postgres/lease.h"
 
 namespace mainstay::jobs {
@@ -68,6 +69,7 @@ class Upkeep {
   postgres::Pool& pool_;
   postgres::Lease lease_;
   redis::Client redis_;
+  Scheduler scheduler_;
   std::map<StreamId, Stream> streams_;
   std::string kinds_ = "{}";  // announced by live workers, as an array literal
   std::string epoch_, run_id_;

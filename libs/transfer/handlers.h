@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The job kinds of this library, for the worker's registry: `imports.run` and `exports.run`, args {"id": "imp_…"}.
+// The job kinds of this library, for the worker's registry: `imports.run` and `exports.run`, args {"id": "imp_…"}; and
+// `exports.start`, args {"resource": "orders", "query": "sort=id"}, which makes an export (for schedules).
 //
 // Both may run again after a crash at any point and end once: an import under `commit: all` commits its rows, its
 // outcome and the job's in one transaction, under `commit: chunks` it goes on behind the last chunk it committed; an
@@ -9,6 +10,7 @@
 #include <functional>
 
 #include "libs/catalog/model.h"
+#include "libs/jobs/enqueue.h"
 #include "libs/jobs/handler.h"
 #include "libs/postgres/pool.h"
 #include "libs/transfer/blob_client.h"
@@ -20,6 +22,7 @@ struct Dependencies {
   postgres::Pool* pool = nullptr;
   std::function<catalog::ModelPtr()> model;  // the current one, never null
   BlobClient* blobs = nullptr;
+  jobs::Handoff* handoff = nullptr;  // told of started exports; null: they wait for the sweep
   TransferOptions options;
 };
 

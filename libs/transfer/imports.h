@@ -26,6 +26,7 @@ namespace mainstay::transfer {
 
 inline constexpr char kImportJob[] = "imports.run";
 inline constexpr char kExportJob[] = "exports.run";
+inline constexpr char kStartExportJob[] = "exports.start";
 // The suite's own queue, always there.
 inline constexpr char kQueue[] = "mainstay";
 

@@ -174,4 +174,29 @@ jobs::Outcome RunExport(jobs::RunningJob& job, const Dependencies& dependencies)
   return outcome.ok() ? *std::move(outcome) : jobs::Outcome::FromStatus(outcome.status());
 }
 
+jobs::Outcome StartExport(jobs::RunningJob& job, const Dependencies& dependencies) {
+  const auto args = JsonDocument::Parse(std::string(job.args()));
+  const auto text = [&](std::string_view key) {
+    const JsonValue* value = args.ok() ? args->root().Find(key) : nullptr;
+    return value != nullptr && value->is_string() ? std::string(value->text()) : std::string();
+  };
+  const catalog::ModelPtr model = dependencies.model();
+  const CallContext& context = job.context();
+  const auto request = ResolveExport(*model, context.principal, text("resource"), text("format"), text("query"));
+  if (!request.ok()) return jobs::Outcome::FromStatus(request.status());
+  CreatedExport created;
+  jobs::Outcome outcome;
+  const absl::Status stored =
+      dependencies.pool->Transaction(context.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
+        ASSIGN_OR_RETURN(created, CreateExport(tx, context, *request, model->hash, dependencies.options, absl::Now()));
+        std::string result;
+        JsonWriter(result).BeginObject().Key("export").String(FormatId("exp", created.id)).EndObject();
+        outcome = jobs::Outcome::Done(std::move(result));
+        return job.FinishIn(tx, outcome);
+      });
+  if (!stored.ok()) return jobs::Outcome::FromStatus(stored);
+  if (dependencies.handoff != nullptr) dependencies.handoff->Publish(created.enqueued);
+  return outcome;
+}
+
 }  // namespace mainstay::transfer

@@ -13,5 +13,8 @@ namespace mainstay::transfer {
 
 jobs::Outcome RunImport(jobs::RunningJob& job, const Dependencies& dependencies);
 jobs::Outcome RunExport(jobs::RunningJob& job, const Dependencies& dependencies);
+// Makes an export as the API would, with the rights of the job: {"resource": "orders", "query": "sort=id"}. The export
+// and the end of the job are one transaction.
+jobs::Outcome StartExport(jobs::RunningJob& job, const Dependencies& dependencies);
 
 }  // namespace mainstay::transfer

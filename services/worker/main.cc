@@ -28,6 +28,7 @@
 #include "services/worker/monitoring.h"
 #include "services/worker/noop.h"
 #include "services/worker/operators.h"
+#include "services/worker/schedules.h"
 #include "services/worker/services.h"
 
 namespace mainstay::worker {
@@ -112,13 +113,13 @@ int Main(int argc, char** argv) {
   auto providers = webhooks::MakeGrpcProviderClient(rpc::Connect(options.integrations), *signer);
   auto blobs = transfer::MakeBlobClient(rpc::Connect(options.transfer), *signer);
 
+  const redis::ClientOptions redis{.url = options.service.redis_url};
+  jobs::RedisHandoff handoff(redis, engine_pool);
   jobs::Registry registry;
   RegisterNoop(registry);
   webhooks::RegisterHandlers(registry, {.pool = handler_pool, .model = model, .providers = *providers});
-  transfer::RegisterHandlers(registry, {.pool = &handler_pool, .model = model, .blobs = blobs.get()});
-
-  const redis::ClientOptions redis{.url = options.service.redis_url};
-  jobs::RedisHandoff handoff(redis, engine_pool);
+  transfer::RegisterHandlers(registry,
+                             {.pool = &handler_pool, .model = model, .blobs = blobs.get(), .handoff = &handoff});
   std::optional<jobs::Sealer> sealer;
   if (!options.secrets_key_file.empty()) {
     absl::StatusOr<secrets::KeyRing> keys = secrets::KeyRing::Load(options.secrets_key_file);
@@ -129,6 +130,7 @@ int Main(int argc, char** argv) {
   jobs::MergingEnqueuer merging(api_pool, handoff, sealer_or_null);
   JobQueries queries(model, *Base64Decode(options.cursor_key));
   RegisterOperations(registry, handler_pool, handoff, queries);
+
   jobs::EngineOptions engine_options;
   engine_options.name = name;
   engine_options.redis = redis;
@@ -162,6 +164,8 @@ int Main(int argc, char** argv) {
     }
     return queues;
   };
+  engine_options.schedules = [&watcher] { return DeclaredSchedules(*watcher.model()); };
+  engine_options.handoff = &handoff;
   jobs::Engine engine(engine_options, registry, engine_pool);
 
   const rpc::Guard guard("worker", *std::move(verifier),
@@ -189,6 +193,7 @@ int Main(int argc, char** argv) {
   QueueStatsService queue_stats_service(monitoring);
   WorkersService workers_service(monitoring);
   WatchService watch_service(monitoring);
+  SchedulesService schedules_service(parts, *Base64Decode(options.cursor_key));
 
   rpc::ServiceServer server(options.service);
   server.Add(&jobs_service);
@@ -198,6 +203,7 @@ int Main(int argc, char** argv) {
   server.Add(&queue_stats_service);
   server.Add(&workers_service);
   server.Add(&watch_service);
+  server.Add(&schedules_service);
   server.AddDependency({"postgresql", [&] { return engine_pool.Health(); }});
   server.AddDependency({"redis", [&] {
                           return engine.stats().redis_down ? absl::UnavailableError("jobs are claimed from PostgreSQL")

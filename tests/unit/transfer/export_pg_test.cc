@@ -124,5 +124,33 @@ TEST_CASE("an export that is stopped starts again and leaves one file") {
   CHECK(shop.Value("SELECT count(*) FROM mainstay.blobs") == "1");
 }
 
+TEST_CASE("a job starts an export with the rights it has; the export and the job's end are one") {
+  Shop shop;
+  const CallContext staff = shop.As("acme", "staff");
+  const std::string args = R"({"resource":"orders","query":"sort=id"})";
+  TestJob job(kStartExportJob, args, staff);
+  const jobs::Outcome outcome = StartExport(job, shop.dependencies);
+  INFO(outcome.message);
+  REQUIRE(outcome.kind == jobs::Outcome::Kind::kDone);
+  CHECK(shop.Value("SELECT resource || ' ' || query || ' ' || created_by || ' ' || state FROM mainstay.exports") ==
+        "orders sort=id key_test queued");
+  CHECK(
+      shop.Value("SELECT (e.job = j.id)::text FROM mainstay.exports e, mainstay.jobs j WHERE j.kind = 'exports.run'") ==
+      "true");
+  CHECK(shop.Value("SELECT mainstay.format_id('exp', id) FROM mainstay.exports") ==
+        shop.Value("SELECT result ->> 'export' FROM public.finished"));
+
+  TestJob fenced(kStartExportJob, args, staff);
+  fenced.before_commit = [](pqxx::transaction_base&) { return absl::FailedPreconditionError("fenced"); };
+  CHECK(StartExport(fenced, shop.dependencies).kind != jobs::Outcome::Kind::kDone);
+  CHECK(shop.Value("SELECT count(*) FROM mainstay.exports") == "1");
+
+  TestJob stranger(kStartExportJob, args, shop.As("acme", "nobody"));
+  CHECK(StartExport(stranger, shop.dependencies).kind == jobs::Outcome::Kind::kDead);
+  TestJob empty(kStartExportJob, "{}", staff);
+  CHECK(StartExport(empty, shop.dependencies).kind == jobs::Outcome::Kind::kDead);
+  CHECK(shop.Value("SELECT count(*) FROM mainstay.exports") == "1");
+}
+
 }  // namespace
 }  // namespace mainstay::transfer
