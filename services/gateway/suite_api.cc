@@ -189,6 +189,7 @@ SuiteApi::SuiteApi(std::map<std::string, Upstream*> upstreams)
     : transcoder_({{"mainstay/jobs/v1/jobs.proto", "worker"},
                    {"mainstay/jobs/v1/monitoring.proto", "worker"},
                    {"mainstay/jobs/v1/operators.proto", "worker"},
+                   {"mainstay/jobs/v1/schedules.proto", "worker"},
                    {"mainstay/webhooks/v1/webhooks.proto", "webhooks"},
                    {"mainstay/integrations/v1/integrations.proto", "integrations"},
                    {"mainstay/transfer/v1/transfer.proto", "transfer"}}),

@@ -77,7 +77,7 @@ test('lists, next runs and filters', async () => {
     const local = new Intl.DateTimeFormat('en-GB', { timeZone: 'Europe/Berlin', weekday: 'short', hour: '2-digit', minute: '2-digit' }).format(new Date(time));
     assert.match(local, /^(Mon|Tue|Wed|Thu|Fri),? 02:30$/);
   }
-  assert.deepEqual((await suite.ok(200, 'GET', '/mainstay/v1/schedules?filter[zone]=Europe/Berlin')).data.map((one) => one.name), ['nightly']);
+  assert.deepEqual((await suite.ok(200, 'GET', '/mainstay/v1/schedules?filter[zone]=Europe/Berlin&sort=name')).data.map((one) => one.name), ['nightly', 'nightly-orders']);
   const next = await suite.cli(['schedules', 'next', 'nightly', '--count', '2']);
   assert.equal(next.code, 0, next.stderr);
   assert.deepEqual(next.stdout.trim().split('\n'), nightly.next_runs.slice(0, 2));
