@@ -3,6 +3,7 @@
 
 #include <google/protobuf/message.h>
 #include <google/protobuf/timestamp.pb.h>
+#include <google/protobuf/util/json_util.h>
 
 #include <algorithm>
 #include <charconv>
@@ -21,6 +22,28 @@ using catalog::ColumnType;
 using catalog::Resource;
 using catalog::TypeFamily;
 
+namespace {
+
+RowsPage EmptyPage(const ListQuery& query) {
+  RowsPage page;
+  for (int position : query.output) {
+    const catalog::Field& field = query.resource->fields[static_cast<size_t>(position)];
+    page.fields.push_back(field.name);
+    page.types.push_back(field.type);
+  }
+  return page;
+}
+
+void AddRow(const ListQuery& query, const Columns& columns, const Rows& rows, int row, RowsPage& page) {
+  std::vector<std::optional<std::string>>& cells = page.rows.emplace_back();
+  for (int position : query.output) {
+    const int column = columns.at[static_cast<size_t>(position)];
+    cells.push_back(rows.IsNull(row, column) ? std::nullopt : std::optional<std::string>(rows.Get(row, column)));
+  }
+}
+
+}  // namespace
+
 absl::StatusOr<RowsPage> ListRows(pqxx::transaction_base& tx, const Resource& resource, const catalog::Model& model,
                                   const CallContext& context, const common::v1::ListQuery& query,
                                   std::string_view cursor_key) {
@@ -30,21 +53,23 @@ absl::StatusOr<RowsPage> ListRows(pqxx::transaction_base& tx, const Resource& re
   const std::unique_ptr<Runner> runner = OnTransaction(tx);
   const ReadOptions options{.cursor_key = cursor_key, .now = absl::Now()};
   ASSIGN_OR_RETURN(PageOfRows fetched, RunBlocking(FetchPage(*runner, model, context, *resolved, options)));
-  RowsPage page;
+  RowsPage page = EmptyPage(*resolved);
   page.page = std::move(fetched.page);
-  for (int position : resolved->output) {
-    page.fields.push_back(resource.fields[static_cast<size_t>(position)].name);
-    page.types.push_back(resource.fields[static_cast<size_t>(position)].type);
-  }
-  const Level& level = *fetched.level;
-  for (int row : fetched.shown) {
-    std::vector<std::optional<std::string>>& cells = page.rows.emplace_back();
-    for (int position : resolved->output) {
-      const int column = level.columns.at[static_cast<size_t>(position)];
-      cells.push_back(level.rows->IsNull(row, column) ? std::nullopt
-                                                      : std::optional<std::string>(level.rows->Get(row, column)));
-    }
-  }
+  for (int row : fetched.shown) AddRow(*resolved, fetched.level->columns, *fetched.level->rows, row, page);
+  return page;
+}
+
+absl::StatusOr<RowsPage> GetRow(pqxx::transaction_base& tx, const Resource& resource, const catalog::Model& model,
+                                const CallContext& context, const std::vector<std::string>& key) {
+  Resolver resolver(model, context, ResolveOptions{.expansions = false});
+  ASSIGN_OR_RETURN(const std::unique_ptr<ListQuery> resolved, resolver.Resolve(resource, {}));
+  const Columns columns = ColumnsOf(*resolved, false);
+  SqlBuilder sql(model, context);
+  BuildGet(sql, *resolved, columns, key);
+  const std::unique_ptr<Runner> runner = OnTransaction(tx);
+  ASSIGN_OR_RETURN(const RowsPtr found, RunBlocking(runner->Run(std::move(sql.text), std::move(sql.params))));
+  RowsPage page = EmptyPage(*resolved);
+  if (found->rows() > 0) AddRow(*resolved, columns, *found, 0, page);
   return page;
 }
 
@@ -102,7 +127,7 @@ absl::StatusOr<T> Number(std::string_view text, const std::string& name) {
   return value;
 }
 
-// One value; `index` < 0: a single field, else appended.
+// One value, set or appended.
 absl::Status Set(Message& message, const FieldDescriptor* field, const ColumnType& type, std::string_view text,
                  bool repeated) {
   const Reflection* reflection = message.GetReflection();
@@ -164,7 +189,11 @@ absl::Status Set(Message& message, const FieldDescriptor* field, const ColumnTyp
     case FieldDescriptor::CPPTYPE_MESSAGE: {
       Message* inner = repeated ? reflection->AddMessage(&message, field) : reflection->MutableMessage(&message, field);
       auto* timestamp = dynamic_cast<google::protobuf::Timestamp*>(inner);
-      if (timestamp == nullptr) return absl::InternalError(StrCat("column ", name, " can't fill a message"));
+      if (timestamp == nullptr) {
+        if (!google::protobuf::util::JsonStringToMessage(std::string(text), inner).ok())
+          return absl::InternalError(StrCat("column ", name, " does not fit the message"));
+        return absl::OkStatus();
+      }
       const auto time = ParseTimestamp(PlainText(type, text));
       if (!time.ok()) return absl::InternalError(StrCat("column ", name, " is no time"));
       const int64_t micros = absl::ToUnixMicros(*time);
@@ -188,6 +217,15 @@ absl::Status FillMessage(const RowsPage& page, size_t row, Message* message) {
     const ColumnType& type = page.types[i];
     if (!field->is_repeated()) {
       RETURN_IF_ERROR(Set(*message, field, type, *cell, false));
+      continue;
+    }
+    if (field->is_map()) {
+      // As protobuf reads JSON, which it can only for a whole message.
+      const std::unique_ptr<Message> read(message->New());
+      if (!google::protobuf::util::JsonStringToMessage(StrCat("{\"", field->name(), "\":", *cell, "}"), read.get())
+               .ok())
+        return absl::InternalError(StrCat("column ", page.fields[i], " is no map"));
+      message->MergeFrom(*read);
       continue;
     }
     const auto items = type.array ? ParsePgArray(*cell) : std::nullopt;

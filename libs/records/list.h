@@ -40,9 +40,14 @@ absl::StatusOr<RowsPage> ListRows(pqxx::transaction_base& tx, const catalog::Res
                                   const catalog::Model& model, const CallContext& context,
                                   const common::v1::ListQuery& query, std::string_view cursor_key);
 
+// All fields of the row with this key (as PostgreSQL prints it); no row where the caller sees none.
+absl::StatusOr<RowsPage> GetRow(pqxx::transaction_base& tx, const catalog::Resource& resource,
+                                const catalog::Model& model, const CallContext& context,
+                                const std::vector<std::string>& key);
+
 // Sets the fields of `message` that are named like the page's: text, typed ids and JSON → string (or bytes), enums by
-// their lower-case name, timestamps → Timestamp, numbers and booleans. NULL leaves a field unset. Fields of the page
-// that the message does not have are left out.
+// their lower-case name, timestamps → Timestamp, numbers and booleans, JSON objects → messages and maps, arrays →
+// repeated. NULL leaves a field unset. Fields of the page that the message does not have are left out.
 absl::Status FillMessage(const RowsPage& page, size_t row, google::protobuf::Message* message);
 
 // A permissioned SELECT over everything that matches, to be streamed: no limit but the query's own (0: none), no page.

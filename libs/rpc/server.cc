@@ -125,6 +125,13 @@ absl::StatusOr<Verifier> ServiceOptions::MakeVerifier() const {
   return Verifier(name, std::move(keys), Clock::Real());
 }
 
+void DeclareCursorKey(ConfigReader& reader, std::string* key) {
+  reader.Secret("cursor_key", key,
+                "seals the cursors of lists, the same in every service: base64 of 32 bytes, or file:/path");
+  *key = Base64Decode(*key).value_or("");
+  reader.Check(key->size() == 32, "cursor_key: base64 of 32 bytes is expected");
+}
+
 struct ServiceServer::Impl {
   explicit Impl(ServiceOptions o) : options(std::move(o)) {}
 
@@ -333,6 +340,15 @@ std::optional<int> LoadConfig(const MainArguments& arguments, const std::functio
   }
   if (arguments.check_config) return 0;
   return std::nullopt;
+}
+
+int RunService(const ServiceOptions& options, const std::function<absl::StatusOr<int>()>& serve) {
+  log::Init(options.name, options.log_level);
+  const absl::StatusOr<int> code = serve();
+  if (code.ok()) return *code;
+  log::Error("cannot start", {{"reason", ToStd(code.status().message())}});
+  std::fprintf(stderr, "mainstay-%s: %s\n", options.name.c_str(), std::string(code.status().message()).c_str());
+  return 1;
 }
 
 }  // namespace mainstay::rpc

@@ -40,6 +40,8 @@ struct ServiceOptions {
   absl::StatusOr<Signer> MakeSigner() const;
   absl::StatusOr<Verifier> MakeVerifier() const;
 };
+// The key that seals the cursors of lists, for services that have any: 32 bytes.
+void DeclareCursorKey(ConfigReader& reader, std::string* key);
 
 // "127.0.0.1:9090" → host and port.
 absl::StatusOr<std::pair<std::string, int>> SplitHostPort(std::string_view text);
@@ -85,5 +87,17 @@ std::optional<int> ParseMainArguments(int argc, char** argv, std::string_view se
 // Reads the configuration by `declare`, prints mistakes to stderr. Exit code, or nullopt to go on. With --check-config
 // always an exit code.
 std::optional<int> LoadConfig(const MainArguments& arguments, const std::function<void(ConfigReader&)>& declare);
+// The log, then `serve`, whose exit code it returns; why it could not serve goes to the log and to stderr.
+int RunService(const ServiceOptions& options, const std::function<absl::StatusOr<int>()>& serve);
+
+// All of these for a service whose Options have the member `service`, with its name, and Declare(ConfigReader&).
+template <typename Options>
+int ServiceMain(int argc, char** argv, absl::StatusOr<int> (*serve)(const Options&)) {
+  Options options;
+  MainArguments arguments;
+  if (const auto code = ParseMainArguments(argc, argv, options.service.name, &arguments)) return *code;
+  if (const auto code = LoadConfig(arguments, [&](ConfigReader& reader) { options.Declare(reader); })) return *code;
+  return RunService(options.service, [&] { return serve(options); });
+}
 
 }  // namespace mainstay::rpc

@@ -10,6 +10,7 @@
 #include "libs/base/status.h"
 #include "libs/base/strings.h"
 #include "libs/base/text.h"
+#include "libs/transfer/escape.h"
 #include "libs/transfer/mapping.h"
 #include "libs/transfer/sql.h"
 
@@ -95,7 +96,10 @@ absl::StatusOr<CreatedImport> CreateImport(pqxx::transaction_base& tx, const Cal
   ASSIGN_OR_RETURN(const Uuid blob, ParseId("blob", file.id));
   PgArray key_array;
   std::string identity = StrCat(context.principal.tenant, "\x1f", file.sha256, "\x1f", request.resource, "\x1f",
-                                request.mapping, "\x1f", request.mode, "\x1f", request.dry_run ? "dry" : "");
+                                request.mapping, "\x1f", request.mode, "\x1f", request.dry_run ? "dry" : "",
+                                IsEscaped(file.name) ? "\x1f"
+                                                       "escaped"
+                                                     : "");
   for (const std::string& field : request.key) {
     key_array.Add(field);
     StrAppend(&identity, "\x1f", field);

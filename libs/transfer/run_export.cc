@@ -15,6 +15,7 @@
 #include "libs/postgres/copy.h"
 #include "libs/records/list.h"
 #include "libs/tabular/csv_writer.h"
+#include "libs/transfer/escape.h"
 #include "libs/transfer/imports.h"
 #include "libs/transfer/run_import.h"
 #include "libs/transfer/sql.h"
@@ -22,29 +23,6 @@
 
 namespace mainstay::transfer {
 namespace {
-
-// Text for a spreadsheet's eyes: what could be taken for a formula is escaped in these only.
-bool IsText(const catalog::ColumnType& type) {
-  using catalog::TypeFamily;
-  if (type.array) return true;
-  switch (type.family) {
-    case TypeFamily::kBool:
-    case TypeFamily::kInt16:
-    case TypeFamily::kInt32:
-    case TypeFamily::kInt64:
-    case TypeFamily::kDecimal:
-    case TypeFamily::kFloat32:
-    case TypeFamily::kFloat64:
-    case TypeFamily::kUuid:
-    case TypeFamily::kDate:
-    case TypeFamily::kTime:
-    case TypeFamily::kTimestamp:
-    case TypeFamily::kTimestampTz:
-      return false;
-    default:
-      return true;
-  }
-}
 
 absl::StatusOr<jobs::Outcome> Export(jobs::RunningJob& job, const Dependencies& deps, const Uuid& id) {
   CallContext context = job.context();
@@ -113,7 +91,7 @@ absl::StatusOr<jobs::Outcome> Export(jobs::RunningJob& job, const Dependencies& 
   const absl::Time until = std::min(context.deadline, absl::Now() + deps.options.export_max_duration);
   ASSIGN_OR_RETURN(
       std::unique_ptr<BlobWriter> writer,
-      deps.blobs->Write(context, {.name = StrCat(resource->name, row.request.raw ? "" : ".mainstay-escaped=1", ".csv"),
+      deps.blobs->Write(context, {.name = StrCat(resource->name, row.request.raw ? "" : kEscapedTag, ".csv"),
                                   .content_type = "text/csv; charset=utf-8; header=present",
                                   .expires_at = row.expires_at}));
   int64_t rows = 0;
@@ -122,7 +100,7 @@ absl::StatusOr<jobs::Outcome> Export(jobs::RunningJob& job, const Dependencies& 
   std::vector<bool> is_text;
   for (size_t c = 0; c < plan->fields.size(); ++c) {
     csv.Cell(plan->fields[c], false);
-    is_text.push_back(IsText(plan->types[c]));
+    is_text.push_back(MayHoldFormula(plan->types[c]));
   }
   csv.EndRow();
   bool timed_out = false;

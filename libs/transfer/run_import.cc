@@ -15,8 +15,10 @@
 #include "libs/postgres/copy.h"
 #include "libs/postgres/errors.h"
 #include "libs/records/merge.h"
+#include "libs/tabular/csv_writer.h"
 #include "libs/telemetry/log.h"
 #include "libs/transfer/decode.h"
+#include "libs/transfer/escape.h"
 #include "libs/transfer/imports.h"
 #include "libs/transfer/mapping.h"
 #include "libs/transfer/row_errors.h"
@@ -185,11 +187,13 @@ absl::Status ImportRun::ParseRecord(const tabular::Record& record, int64_t row, 
     *good = false;
     return absl::OkStatus();
   }
+  const bool escaped = IsEscaped(import_.file_name);
   std::vector<CellError> wrong;
   for (size_t c = 0; c < mapping_.columns.size(); ++c) {
     const MappedColumn& column = mapping_.columns[c];
     const catalog::Field& field = resource_->fields[static_cast<size_t>(column.field)];
-    const std::string_view text = record.cells[static_cast<size_t>(column.column)].text;
+    std::string_view text = record.cells[static_cast<size_t>(column.column)].text;
+    if (escaped && MayHoldFormula(field.type)) text = tabular::RemoveEscape(text);
     wrong.clear();
     std::optional<std::string> value = parsers_[c].Parse(text, wrong);
     if (!value && wrong.empty()) {

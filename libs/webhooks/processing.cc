@@ -34,6 +34,7 @@ constexpr size_t kMaxJobPayload = 200 << 10;
 struct Event {
   Uuid id;
   std::string tenant, source, external_id, type, entity, state, event_time;
+  bool open = false;
   Delivery delivery;
 };
 
@@ -48,6 +49,12 @@ struct Value {
   std::optional<std::string> text;
   bool number = false;
 };
+
+// Whether `job` is to work on the event: it waits, or failed by this very job, which was since retried by hand.
+bool IsOpen(const pqxx::field& state, const pqxx::field& job_id, const RunningJob& job) {
+  const std::string_view word = state.c_str();
+  return word == "received" || (word == "failed" && job.id().ToString() == job_id.c_str());
+}
 
 std::string Shorten(std::string_view text) {
   return std::string(TruncateUtf8(text, kMaxDetail));
@@ -91,14 +98,13 @@ class Processor {
     if (!id.ok()) return Outcome::Dead("args_invalid", "args must be {\"event\": \"evt_…\"}");
 
     Event event;
-    absl::Status loaded = Load(job.context(), *id, &event);
+    absl::Status loaded = Load(job, *id, &event);
     if (absl::IsNotFound(loaded)) return Outcome::Dead("event_missing", "the event no longer exists");
     if (!loaded.ok()) return Outcome::FromStatus(loaded);
     // A job acts for its own tenant only, whatever its arguments say.
     const Principal& owner = job.context().principal;
     if (owner.tenant != event.tenant) return Outcome::Dead("event_missing", "the event no longer exists");
-    if (event.state != "received")
-      return Outcome::Done(StrCat("{\"state\":", JsonQuote(event.state), ",\"already\":true}"));
+    if (!event.open) return Outcome::Done(StrCat("{\"state\":", JsonQuote(event.state), ",\"already\":true}"));
 
     catalog::ModelPtr model = deps_.model();
     if (model == nullptr) return Outcome::Retry("no_catalog", "no catalog is loaded yet", absl::Seconds(5));
@@ -131,8 +137,8 @@ class Processor {
   }
 
  private:
-  absl::Status Load(const CallContext& context, const Uuid& id, Event* event) {
-    return deps_.pool.Autocommit(context.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
+  absl::Status Load(const RunningJob& job, const Uuid& id, Event* event) {
+    return deps_.pool.Autocommit(job.context().deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
       pqxx::result rows = tx.exec_params(sql::kLoadEvent, id.ToString());
       if (rows.empty()) return absl::NotFoundError("no such event");
       const auto& row = rows[0];
@@ -143,6 +149,7 @@ class Processor {
       event->type = row[3].c_str();
       event->entity = row[4].c_str();
       event->state = row[5].c_str();
+      event->open = IsOpen(row[5], row[13], job);
       event->event_time = row[6].is_null() ? "" : row[6].c_str();
       std::optional<std::string> bytes = HexDecode(row[7].c_str());
       if (!bytes) return absl::DataLossError("the stored body is not readable");
@@ -233,7 +240,7 @@ class Processor {
       enqueued.clear();
       pqxx::result locked = tx.exec_params(sql::kLockEvent, event.id.ToString());
       if (locked.empty()) return absl::NotFoundError("the event is gone");
-      if (std::string(locked[0][0].c_str()) != "received") {
+      if (!IsOpen(locked[0][0], locked[0][1], job)) {
         outcome = Outcome::Done(StrCat("{\"state\":", JsonQuote(locked[0][0].c_str()), ",\"already\":true}"));
         return job.FinishIn(tx, outcome);
       }
@@ -402,7 +409,7 @@ class Processor {
   // Leaves word why the event is not done yet; only a help for people, so its own failure does not matter.
   void Note(RunningJob& job, const Event& event, std::string_view detail) {
     absl::Status noted = deps_.pool.Autocommit(job.context().deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
-      tx.exec_params(sql::kConcludeEvent, event.id.ToString(), std::string("received"), Shorten(detail));
+      tx.exec_params(sql::kNoteEvent, event.id.ToString(), Shorten(detail));
       return absl::OkStatus();
     });
     if (!noted.ok())

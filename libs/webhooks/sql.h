@@ -40,16 +40,20 @@ inline constexpr char kPurgeDedup[] =
 inline constexpr char kLoadEvent[] =
     "SELECT tenant, source, external_id, type, entity, state, to_char(event_time AT TIME ZONE 'UTC', "
     "'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), "
-    "encode(body, 'hex'), headers::text, target, content_type, request_id, traceparent FROM mainstay.webhook_events "
+    "encode(body, 'hex'), headers::text, target, content_type, request_id, traceparent, job_id FROM "
+    "mainstay.webhook_events "
     "WHERE id = $1::uuid";
 
 // Locks the event until the end of the transaction that applies it.
-inline constexpr char kLockEvent[] = "SELECT state FROM mainstay.webhook_events WHERE id = $1::uuid FOR UPDATE";
+inline constexpr char kLockEvent[] = "SELECT state, job_id FROM mainstay.webhook_events WHERE id = $1::uuid FOR UPDATE";
 
 // $1 id $2 state $3 detail
 inline constexpr char kConcludeEvent[] =
-    "UPDATE mainstay.webhook_events SET state = $2, detail = $3, processed_at = CASE WHEN $2 = 'received' THEN NULL "
-    "ELSE clock_timestamp() END WHERE id = $1::uuid";
+    "UPDATE mainstay.webhook_events SET state = $2, detail = $3, processed_at = clock_timestamp() WHERE id = $1::uuid";
+
+// $1 id $2 detail. A run that was overtaken must not change what became of the event.
+inline constexpr char kNoteEvent[] =
+    "UPDATE mainstay.webhook_events SET detail = $2 WHERE id = $1::uuid AND state = 'received'";
 
 // $1 id $2 job. The event is waiting again.
 inline constexpr char kReplayEvent[] =

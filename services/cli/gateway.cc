@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 
@@ -206,6 +207,7 @@ absl::StatusOr<std::string> Gateway::Upload(const std::string& path, const std::
   Transfer transfer(StrCat(url_, path));
   transfer.AddHeader(StrCat("Authorization: Bearer ", key_));
   transfer.AddHeader(StrCat("Content-Type: ", content_type));
+  transfer.AddHeader(StrCat("X-Filename: ", PercentEncode(std::filesystem::path(file).filename().string())));
   curl_easy_setopt(transfer.handle(), CURLOPT_POST, 1L);
   curl_easy_setopt(transfer.handle(), CURLOPT_POSTFIELDSIZE_LARGE, static_cast<curl_off_t>(size));
   curl_easy_setopt(transfer.handle(), CURLOPT_READFUNCTION, ReadFile);

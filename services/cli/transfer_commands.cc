@@ -101,6 +101,10 @@ absl::Status Import(const Arguments& arguments) {
   }
   RETURN_IF_ERROR(Show(arguments, json));
   ASSIGN_OR_RETURN(const JsonDocument document, JsonDocument::Parse(json));
+  if (const JsonValue* warnings = document.root().Find("warnings"); warnings != nullptr && warnings->is_array()) {
+    for (const JsonValue& warning : warnings->items())
+      std::fprintf(stderr, "warning: %s\n", std::string(warning.text()).c_str());
+  }
   const std::string state = Text(document.root(), "state");
   if (state == "succeeded_with_errors" && !arguments.Has("json")) {
     ASSIGN_OR_RETURN(const std::string errors, gateway.Get(StrCat(kImports, "/", id, "/errors?limit=20")));
@@ -156,9 +160,10 @@ std::vector<Command> TransferCommands() {
       {
           .name = "import",
           .summary = "load a file into a resource and follow it to the end",
-          .details = "Uploads FILE, waits for the background job and prints the counts; with --on-error skip also the "
-                     "first rows that had\n"
-                     "errors. Exit status 1 when nothing was written.",
+          .details =
+              "Uploads FILE, waits for the background job and prints the counts and what was unsure in the file; "
+              "with --on-error\n"
+              "skip also the first rows that had errors. Exit status 1 when nothing was written.",
           .positionals = {"FILE"},
           .flags = GatewayFlags({{"resource", "NAME", "where the rows go"},
                                  {"import", "NAME", "or an import that the catalog declares"},
@@ -174,9 +179,12 @@ std::vector<Command> TransferCommands() {
       {
           .name = "export",
           .summary = "write a resource to a file",
-          .details = "Starts a background export, waits for it and downloads the result. --query takes filters, sort "
-                     "and fields as the list of\n"
-                     "the resource does.",
+          .details =
+              "Starts a background export, waits for it and downloads the result. --query takes filters, sort "
+              "and fields as the list of\n"
+              "the resource does. Texts that a spreadsheet would take for a formula get a leading '; import takes "
+              "it off again when\n"
+              "the file's name holds .mainstay-escaped=1, as in orders.mainstay-escaped=1.csv.",
           .positionals = {"RESOURCE"},
           .flags = GatewayFlags({{"format", "NAME", "csv (default)"},
                                  {"query", "TEXT", "filter[status]=open&sort=-created_at&fields=id,total"},

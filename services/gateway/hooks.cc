@@ -149,6 +149,11 @@ Hooks::Hooks(HooksOptions options, std::shared_ptr<grpc::Channel> webhooks, rpc:
     : impl_(std::make_shared<Impl>(options, std::move(webhooks), signer)) {}
 Hooks::~Hooks() = default;
 
+int Hooks::waiting() const {
+  std::lock_guard lock(impl_->mu);
+  return int(impl_->queue.size());
+}
+
 asio::awaitable<http::Response> Hooks::Handle(http::Request& request) {
   if (request.segments.size() != 2 || request.segments[1].empty())
     co_return http::ProblemResponse(MakeProblem("not-found", ""), request);

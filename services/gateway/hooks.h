@@ -34,6 +34,8 @@ class Hooks {
   ~Hooks();
   // Thread-safe; called on the loop of the request.
   boost::asio::awaitable<http::Response> Handle(http::Request& request);
+  // Deliveries that no call carries yet. Thread-safe.
+  int waiting() const;
 
  private:
   struct Impl;

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // The gateway: the one HTTP edge of the suite. Configuration, parts, serve, drain.
-#include <cstdio>
 #include <map>
 #include <memory>
 #include <optional>
@@ -115,17 +114,5 @@ absl::StatusOr<int> Serve(const Options& options) {
 }  // namespace mainstay::gateway
 
 int main(int argc, char** argv) {
-  using namespace mainstay;
-  rpc::MainArguments arguments;
-  if (const auto code = rpc::ParseMainArguments(argc, argv, "gateway", &arguments)) return *code;
-  gateway::Options options;
-  options.service.name = "gateway";
-  if (const auto code = rpc::LoadConfig(arguments, [&](ConfigReader& reader) { options.Declare(reader); }))
-    return *code;
-  log::Init("gateway", options.service.log_level);
-  const absl::StatusOr<int> code = gateway::Serve(options);
-  if (code.ok()) return *code;
-  log::Error("cannot start", {{"reason", ToStd(code.status().message())}});
-  std::fprintf(stderr, "mainstay-gateway: %s\n", std::string(code.status().message()).c_str());
-  return 1;
+  return mainstay::rpc::ServiceMain(argc, argv, mainstay::gateway::Serve);
 }

@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "services/gateway/options.h"
 
-#include <optional>
-
-#include "libs/base/text.h"
-
 namespace mainstay::gateway {
 
 void Options::Declare(ConfigReader& reader) {
@@ -14,16 +10,12 @@ void Options::Declare(ConfigReader& reader) {
   reader.List("hosts", &hosts, "Host values to answer for; none: any");
   for (const char* peer : {"webhooks", "integrations", "transfer", "worker"})
     reader.Required(peer, &peers[peer], "where this service listens: host:port");
-  std::string key_text;
-  reader.Secret("cursor_key", &key_text,
-                "key of the cursors: base64 of 32 bytes, or file:/path; the same for all copies");
+  rpc::DeclareCursorKey(reader, &cursor_key);
   reader.Duration("request_timeout", &request_timeout, absl::Milliseconds(100), absl::Minutes(10),
                   "the longest a request may take");
   reader.Int("database_connections", &database_connections, 1, 200,
              "connections per loop for transactions and costly statements");
   reader.Bool("prepared_statements", &prepared_statements, "false behind a pooler that does not follow them");
-  cursor_key = Base64Decode(key_text).value_or("");
-  reader.Check(cursor_key.size() == 32, "cursor_key: base64 of 32 bytes is expected");
 }
 
 }  // namespace mainstay::gateway

@@ -14,7 +14,7 @@
 namespace mainstay::gateway {
 
 struct Options {
-  rpc::ServiceOptions service;  // its `listen` is records.v1 over gRPC
+  rpc::ServiceOptions service{.name = "gateway"};  // its `listen` is records.v1 over gRPC
   std::string http_listen = "127.0.0.1:8080";
   int64_t http_threads = 2;
   std::vector<std::string> hosts;            // allowed Host values; empty: any

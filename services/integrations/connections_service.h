@@ -3,12 +3,10 @@
 #pragma once
 
 #include <functional>
-#include <optional>
 #include <string>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "libs/catalog/model.h"
+#include "libs/records/system_view.h"
 #include "libs/rpc/call.h"
 #include "mainstay/integrations/v1/integrations.grpc.pb.h"
 
@@ -22,8 +20,7 @@ class ConnectionsServiceImpl final : public v1::ConnectionsService::Service {
  public:
   // `cursor_key`: 32 bytes, the same in every copy.
   ConnectionsServiceImpl(const rpc::Guard& guard, postgres::Pool& pool, std::function<catalog::ModelPtr()> model,
-                         std::string cursor_key)
-      : guard_(guard), pool_(pool), model_(std::move(model)), cursor_key_(std::move(cursor_key)) {}
+                         std::string cursor_key);
   grpc::Status ListConnections(grpc::ServerContext* context, const v1::ListConnectionsRequest* request,
                                v1::ListConnectionsResponse* response) override;
   grpc::Status GetConnection(grpc::ServerContext* context, const v1::GetConnectionRequest* request,
@@ -32,11 +29,7 @@ class ConnectionsServiceImpl final : public v1::ConnectionsService::Service {
  private:
   const rpc::Guard& guard_;
   postgres::Pool& pool_;
-  const std::function<catalog::ModelPtr()> model_;
-  const std::string cursor_key_;
-  // What PostgreSQL says of the view, asked once.
-  absl::Mutex mu_;
-  std::optional<catalog::Resource> resource_ ABSL_GUARDED_BY(mu_);
+  records::SystemView connections_;
 };
 
 }  // namespace mainstay::integrations

@@ -3,13 +3,10 @@
 // name. Any number of copies; rate limits are shared through Redis, everything else is decided here.
 #include <grpcpp/grpcpp.h>
 
-#include <cstdio>
-
 #include "absl/strings/numbers.h"
 #include "libs/base/clock.h"
-#include "libs/base/ids.h"
+#include "libs/base/status.h"
 #include "libs/base/strings.h"
-#include "libs/base/text.h"
 #include "libs/catalog/watcher.h"
 #include "libs/integrations/connections.h"
 #include "libs/integrations/egress.h"
@@ -24,29 +21,19 @@
 namespace mainstay::integrations {
 namespace {
 
-int Fail(const absl::Status& status) {
-  std::fprintf(stderr, "mainstay-integrations: %s\n", std::string(ToStd(status.message())).c_str());
-  return 1;
-}
-
-int Main(int argc, char** argv) {
-  rpc::MainArguments arguments;
-  if (auto code = rpc::ParseMainArguments(argc, argv, "integrations", &arguments)) return *code;
-  rpc::ServiceOptions options;
-  options.name = "integrations";
+struct Options {
   // A call waits on its thread while the bytes move elsewhere: this bounds the calls of the process.
-  options.max_threads = 256;
-  EgressOptions egress_options;
+  rpc::ServiceOptions service{.name = "integrations", .max_threads = 256};
+  EgressOptions egress;
   std::string secrets_key_file, cursor_key, ca_file;
-  std::vector<std::string> allow, nat64, self, schemes = egress_options.guard.schemes, ports = {"443", "8443"};
-  int64_t pool_size = 4, copies = 1;
-  auto code = rpc::LoadConfig(arguments, [&](ConfigReader& reader) {
-    options.Declare(reader);
+  int64_t database_connections = 4, copies = 1;
+
+  void Declare(ConfigReader& reader) {
+    service.Declare(reader);
     reader.Required("secrets_key_file", &secrets_key_file, "file with the key-encryption keys of the secrets");
-    reader.Secret("cursor_key", &cursor_key, "base64 of 32 bytes, the same for all copies: seals the cursors of lists");
-    cursor_key = Base64Decode(cursor_key).value_or("");
-    reader.Check(cursor_key.size() == 32, "cursor_key: base64 of 32 bytes is expected");
-    reader.Int("database_connections", &pool_size, 1, 100, "connections to PostgreSQL");
+    rpc::DeclareCursorKey(reader, &cursor_key);
+    reader.Int("database_connections", &database_connections, 1, 100, "connections to PostgreSQL");
+    std::vector<std::string> allow, nat64, self, schemes = egress.guard.schemes, ports = {"443", "8443"};
     reader.Int("copies", &copies, 1, 1000,
                "copies of this service: each one's share of a rate limit while Redis is away");
     reader.String("ca_file", &ca_file, "certificate authorities to trust instead of the system's");
@@ -64,49 +51,49 @@ int Main(int argc, char** argv) {
         if (cidr.ok()) out->push_back(*cidr);
       }
     };
-    cidrs(allow, "egress_allow", &egress_options.guard.allow);
-    cidrs(nat64, "egress_nat64", &egress_options.guard.nat64);
+    cidrs(allow, "egress_allow", &egress.guard.allow);
+    cidrs(nat64, "egress_nat64", &egress.guard.nat64);
     for (const std::string& text : self) {
       auto address = Address::Parse(text);
       reader.Check(address.has_value(), StrCat("egress_self: \"", text, "\" is no address"));
-      if (address) egress_options.guard.self.push_back(*address);
+      if (address) egress.guard.self.push_back(*address);
     }
-    egress_options.guard.ports.clear();
+    egress.guard.ports.clear();
     for (const std::string& text : ports) {
       int port = 0;
       bool good = absl::SimpleAtoi(text, &port) && port > 0 && port < 65536;
       reader.Check(good, StrCat("egress_ports: \"", text, "\" is no port"));
-      egress_options.guard.ports.push_back(port);
+      egress.guard.ports.push_back(port);
     }
     for (const std::string& scheme : schemes)
       reader.Check(scheme == "https" || scheme == "http",
                    StrCat("egress_schemes: \"", scheme, "\" is not https or http"));
-    egress_options.guard.schemes = schemes;
-  });
-  if (code) return *code;
-  log::Init(options.name, options.log_level);
-  absl::StatusOr<secrets::KeyRing> keys = secrets::KeyRing::Load(secrets_key_file);
-  if (!keys.ok()) return Fail(keys.status());
-  absl::StatusOr<rpc::Verifier> verifier = options.MakeVerifier();
-  if (!verifier.ok()) return Fail(verifier.status());
+    egress.guard.schemes = schemes;
+  }
+};
 
-  postgres::Pool pool(
-      {.url = options.database_url, .application_name = "mainstay-integrations", .size = int(pool_size)});
-  secrets::Store secrets(pool, *std::move(keys));
+absl::StatusOr<int> Serve(const Options& options) {
+  ASSIGN_OR_RETURN(secrets::KeyRing keys, secrets::KeyRing::Load(options.secrets_key_file));
+  ASSIGN_OR_RETURN(rpc::Verifier verifier, options.service.MakeVerifier());
+
+  postgres::Pool pool({.url = options.service.database_url,
+                       .application_name = "mainstay-integrations",
+                       .size = int(options.database_connections)});
+  secrets::Store secrets(pool, std::move(keys));
   // A limiter that answers late is worth less than the fallback.
-  redis::Client redis({.url = options.redis_url,
+  redis::Client redis({.url = options.service.redis_url,
                        .connect_timeout = absl::Milliseconds(200),
                        .command_timeout = absl::Milliseconds(200)});
-  catalog::Watcher watcher(pool, {.service = options.name, .instance = NewId("src")});
+  catalog::Watcher watcher(pool, {.service = options.service.name, .instance = rpc::InstanceName()});
   if (absl::Status status = watcher.Start(); !status.ok())
     log::Warn("no catalog yet", {{"reason", ToStd(status.message())}});
   auto model = [&watcher] { return watcher.model(); };
 
-  std::unique_ptr<Transport> transport = MakeCurlTransport({.ca_file = ca_file});
+  std::unique_ptr<Transport> transport = MakeCurlTransport({.ca_file = options.ca_file});
   std::unique_ptr<Resolver> resolver = MakeSystemResolver();
-  RedisRateLimiter limiter(redis, Clock::Real(), int(copies));
+  RedisRateLimiter limiter(redis, Clock::Real(), int(options.copies));
   ConnectionDirectory connections(pool, Clock::Real());
-  Egress egress(egress_options,
+  Egress egress(options.egress,
                 {*transport, *resolver, limiter, model,
                  [&](std::string_view tenant, const catalog::Provider& provider, std::string_view name) {
                    return connections.Find(tenant, provider, name);
@@ -115,17 +102,17 @@ int Main(int argc, char** argv) {
                  Clock::Real(), SystemRandom()});
 
   rpc::Guard guard(
-      options.name, *std::move(verifier),
+      options.service.name, std::move(verifier),
       [&](const std::vector<std::string>& roles, std::string_view scope) { return model()->HasScope(roles, scope); });
   ProvidersServiceImpl providers(guard, egress, model);
-  ConnectionsServiceImpl connections_service(guard, pool, model, cursor_key);
-  rpc::ServiceServer server(options);
+  ConnectionsServiceImpl connections_service(guard, pool, model, options.cursor_key);
+  rpc::ServiceServer server(options.service);
   server.Add(&providers);
   server.Add(&connections_service);
   server.AddDependency({"postgresql", [&] { return pool.Health(); }});
   server.AddDependency({"redis", [&] { return redis.Health(); }});
   server.AddInfo("catalog", [&] { return model()->hash; });
-  if (absl::Status status = server.Start(); !status.ok()) return Fail(status);
+  RETURN_IF_ERROR(server.Start());
   server.SetReady();
   int exit_code = server.Run([](absl::Duration) {});
   watcher.Stop();
@@ -136,5 +123,5 @@ int Main(int argc, char** argv) {
 }  // namespace mainstay::integrations
 
 int main(int argc, char** argv) {
-  return mainstay::integrations::Main(argc, argv);
+  return mainstay::rpc::ServiceMain(argc, argv, mainstay::integrations::Serve);
 }

@@ -5,16 +5,14 @@
 // Any number of copies on one blob store. Killed at any moment it loses nothing that was acknowledged: an upload that
 // broke off leaves a temporary file, which upkeep removes.
 #include <grpcpp/grpcpp.h>
-#include <unistd.h>
 
-#include <cstdio>
 #include <pqxx/pqxx>
 #include <thread>
 
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
+#include "libs/base/status.h"
 #include "libs/base/strings.h"
-#include "libs/base/text.h"
 #include "libs/catalog/watcher.h"
 #include "libs/jobs/enqueue.h"
 #include "libs/postgres/pool.h"
@@ -38,10 +36,7 @@ struct Options {
   void Declare(ConfigReader& reader) {
     service.Declare(reader);
     reader.Required("blob_dir", &blob_dir, "directory for uploads and results, absolute; shared by all copies");
-    reader.Secret("cursor_key", &cursor_key,
-                  "32 bytes in base64 that seal the cursors of lists; the same in every service");
-    cursor_key = Base64Decode(cursor_key).value_or("");
-    reader.Check(cursor_key.size() == 32, "cursor_key: base64 of 32 bytes is expected");
+    rpc::DeclareCursorKey(reader, &cursor_key);
     reader.Int("max_upload_bytes", &max_upload_bytes, 1, int64_t{1} << 40, "largest file");
     reader.Int("streams", &streams, 1, 1000, "uploads, downloads and files of jobs in transit at once");
     reader.Int("database_connections", &database_connections, 2, 200, "connections to PostgreSQL");
@@ -55,11 +50,6 @@ struct Options {
     reader.Check(streams < service.max_threads, "streams: fewer than max_threads, or short calls find no thread");
   }
 };
-
-int Fail(const absl::Status& status) {
-  log::Error("the transfer service cannot start", {{"error", ToStd(status.message())}});
-  return 1;
-}
 
 // Each step on its own: one that fails must not keep the others from running.
 void Upkeep(postgres::Pool& pool, Blobs& blobs, bool leftovers) {
@@ -86,33 +76,23 @@ void Upkeep(postgres::Pool& pool, Blobs& blobs, bool leftovers) {
   if (leftovers) report("leftover", blobs.RemoveLeftovers(deadline));
 }
 
-int Main(int argc, char** argv) {
-  rpc::MainArguments arguments;
-  if (const auto code = rpc::ParseMainArguments(argc, argv, "transfer", &arguments)) return *code;
-  Options options;
-  if (const auto code = rpc::LoadConfig(arguments, [&](ConfigReader& reader) { options.Declare(reader); }))
-    return *code;
-  log::Init(options.service.name, options.service.log_level);
-  if (const absl::Status status = Validate(options.transfer); !status.ok()) return Fail(status);
-  auto verifier = options.service.MakeVerifier();
-  if (!verifier.ok()) return Fail(verifier.status());
-  auto store = OpenDirectoryStore(options.blob_dir);
-  if (!store.ok()) return Fail(store.status());
+absl::StatusOr<int> Serve(const Options& options) {
+  RETURN_IF_ERROR(Validate(options.transfer));
+  ASSIGN_OR_RETURN(rpc::Verifier verifier, options.service.MakeVerifier());
+  ASSIGN_OR_RETURN(const std::unique_ptr<BlobStore> store, OpenDirectoryStore(options.blob_dir));
 
   postgres::Pool pool({.url = options.service.database_url,
                        .application_name = "mainstay-transfer",
                        .size = static_cast<int>(options.database_connections)});
-  char host[256] = "localhost";
-  gethostname(host, sizeof(host) - 1);
-  catalog::Watcher watcher(pool, {.service = options.service.name, .instance = StrCat(host, ":", getpid())});
+  catalog::Watcher watcher(pool, {.service = options.service.name, .instance = rpc::InstanceName()});
   if (const absl::Status status = watcher.Start(); !status.ok())
     log::Info("no catalog yet", {{"reason", ToStd(status.message())}});
   const auto model = [&watcher] { return watcher.model(); };
 
-  Blobs blobs(pool, **store, {.max_bytes = options.max_upload_bytes});
+  Blobs blobs(pool, *store, {.max_bytes = options.max_upload_bytes});
   jobs::RedisHandoff handoff({.url = options.service.redis_url}, pool);
   const rpc::Guard guard(
-      options.service.name, *std::move(verifier),
+      options.service.name, std::move(verifier),
       [&](const std::vector<std::string>& roles, std::string_view scope) { return model()->HasScope(roles, scope); });
   StreamPermits permits(static_cast<int>(options.streams));
   const ServiceParts parts{.guard = guard,
@@ -133,7 +113,7 @@ int Main(int argc, char** argv) {
   server.Add(&blob_service);
   server.AddDependency({"postgresql", [&] { return pool.Health(); }});
   server.AddInfo("catalog", [&] { return model()->hash; });
-  if (const absl::Status status = server.Start(); !status.ok()) return Fail(status);
+  RETURN_IF_ERROR(server.Start());
 
   absl::Notification ending;
   std::thread upkeep([&] {
@@ -156,5 +136,5 @@ int Main(int argc, char** argv) {
 }  // namespace mainstay::transfer
 
 int main(int argc, char** argv) {
-  return mainstay::transfer::Main(argc, argv);
+  return mainstay::rpc::ServiceMain(argc, argv, mainstay::transfer::Serve);
 }

@@ -3,122 +3,17 @@
 
 #include <pqxx/pqxx>
 
-#include "absl/strings/ascii.h"
-#include "absl/strings/numbers.h"
 #include "absl/time/clock.h"
-#include "libs/base/json.h"
 #include "libs/base/problem.h"
 #include "libs/base/status.h"
 #include "libs/base/strings.h"
-#include "libs/base/text.h"
-#include "libs/catalog/introspect.h"
-#include "libs/records/list.h"
 #include "libs/telemetry/log.h"
+#include "libs/transfer/escape.h"
 #include "libs/transfer/imports.h"
 #include "libs/transfer/report.h"
 
 namespace mainstay::transfer {
 namespace {
-
-void FillTime(absl::Time time, google::protobuf::Timestamp* out) {
-  const timespec spec = absl::ToTimespec(time);
-  out->set_seconds(spec.tv_sec);
-  out->set_nanos(static_cast<int32_t>(spec.tv_nsec));
-}
-
-void FillCounts(std::string_view json, google::protobuf::Map<std::string, int64_t>* out) {
-  const auto document = JsonDocument::Parse(std::string(json));
-  if (!document.ok() || !document->root().is_object()) return;
-  for (const JsonValue::Member& member : document->root().members()) {
-    int64_t count = 0;
-    if (absl::SimpleAtoi(ToAbsl(member.value.text()), &count)) (*out)[std::string(member.key)] = count;
-  }
-}
-
-void Fill(const ImportRow& row, v1::Import* out) {
-  out->set_id(FormatId("imp", row.id));
-  out->set_tenant(row.tenant);
-  out->set_resource(row.request.resource);
-  out->set_mode(row.request.mode);
-  out->set_commit(row.request.commit);
-  out->set_on_error(row.request.on_error);
-  out->set_dry_run(row.request.dry_run);
-  v1::ImportState state = v1::IMPORT_STATE_UNSPECIFIED;
-  v1::ImportState_Parse(StrCat("IMPORT_STATE_", absl::AsciiStrToUpper(row.state)), &state);
-  out->set_state(state);
-  out->set_file_name(row.file_name);
-  out->set_file_size(row.file_size);
-  out->set_sha256(row.sha256);
-  auto* rows = out->mutable_rows();
-  rows->set_total(row.rows.total);
-  rows->set_created(row.rows.created);
-  rows->set_updated(row.rows.updated);
-  rows->set_unchanged(row.rows.unchanged);
-  rows->set_deleted(row.rows.deleted);
-  rows->set_skipped(row.rows.skipped);
-  rows->set_error(row.rows.error);
-  FillCounts(row.errors_by_code, out->mutable_errors_by_code());
-  if (const auto job = ParseUuid(row.job); job.ok()) out->set_job_id(FormatId("job", *job));
-  out->set_error_code(row.error_code);
-  out->set_error(row.error);
-  out->set_created_by(row.created_by);
-  FillTime(row.created_at, out->mutable_created_at());
-  if (row.finished_at != absl::InfinitePast()) FillTime(row.finished_at, out->mutable_finished_at());
-  out->set_catalog_hash(row.catalog_hash);
-}
-
-void Fill(const ExportRow& row, v1::Export* out) {
-  out->set_id(FormatId("exp", row.id));
-  out->set_tenant(row.tenant);
-  out->set_resource(row.request.resource);
-  out->set_format(row.request.format);
-  out->set_query(row.request.query);
-  v1::ExportState state = v1::EXPORT_STATE_UNSPECIFIED;
-  v1::ExportState_Parse(StrCat("EXPORT_STATE_", absl::AsciiStrToUpper(row.state)), &state);
-  out->set_state(state);
-  out->set_rows(row.rows);
-  out->set_size(row.size);
-  out->set_sha256(row.sha256);
-  if (const auto job = ParseUuid(row.job); job.ok()) out->set_job_id(FormatId("job", *job));
-  out->set_error_code(row.error_code);
-  out->set_error(row.error);
-  out->set_created_by(row.created_by);
-  FillTime(row.created_at, out->mutable_created_at());
-  if (row.finished_at != absl::InfinitePast()) FillTime(row.finished_at, out->mutable_finished_at());
-  FillTime(row.expires_at, out->mutable_expires_at());
-  out->set_catalog_hash(row.catalog_hash);
-}
-
-absl::StatusOr<Uuid> IdParameter(std::string_view prefix, std::string_view text) {
-  auto id = ParseId(prefix, text);
-  // What cannot be an id names nothing.
-  if (!id.ok())
-    return MakeProblem("not-found",
-                       StrCat("there is no ", prefix == "imp" ? "import " : "export ", TruncateUtf8(text, 64)));
-  return id;
-}
-
-// The fields of one import or export by name, for lists; id and counts that the page's flat columns carry.
-std::string_view CellOf(const records::RowsPage& page, size_t row, std::string_view field) {
-  for (size_t c = 0; c < page.fields.size(); ++c)
-    if (page.fields[c] == field) return page.rows[row][c] ? std::string_view(*page.rows[row][c]) : std::string_view();
-  return {};
-}
-int64_t NumberOf(const records::RowsPage& page, size_t row, std::string_view field) {
-  int64_t value = 0;
-  return absl::SimpleAtoi(ToAbsl(CellOf(page, row, field)), &value) ? value : 0;
-}
-
-// A resource over one of our views, read from the database once.
-absl::StatusOr<catalog::Resource> Described(pqxx::transaction_base& tx, std::string_view view,
-                                            const catalog::SystemResourceOptions& options, absl::Mutex& mu,
-                                            std::optional<catalog::Resource>& known) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-  absl::MutexLock lock(&mu);
-  if (!known) {
-    ASSIGN_OR_RETURN(known, catalog::SystemResource(tx, view, options));
-  }
-  return *known;
-}
 
 absl::Status ClientGone() {
   return absl::CancelledError("the client went away");
@@ -160,6 +55,33 @@ absl::StatusOr<StreamPermits::Permit> StreamPermits::Take() {
 
 // ---- imports ----
 
+ImportsServiceImpl::ImportsServiceImpl(ServiceParts parts)
+    : parts_(std::move(parts)),
+      imports_({.view = "mainstay.imports_view",
+                .id_prefix = "imp",
+                .singular = "import",
+                .resource = {.name = "imports",
+                             .key = "uid",
+                             .default_sort = "-uid",
+                             .filterable = {"id", "resource", "mode", "state", "sha256", "job_id", "created_at",
+                                            "created_by"},
+                             .sortable = {"created_at"},
+                             .hidden = {"uid"},
+                             .offset_allowed = true},
+                .cursor_key = parts_.cursor_key},
+               parts_.model),
+      errors_({.view = "mainstay.import_errors_view",
+               .singular = "error",
+               .resource = {.name = "import-errors",
+                            .key = "id",
+                            .default_sort = "row,id",
+                            .filterable = {"import", "row", "line", "column", "field", "code", "severity"},
+                            .sortable = {"row", "line"},
+                            .max_limit = 1000,
+                            .offset_allowed = true},
+               .cursor_key = parts_.cursor_key},
+              parts_.model) {}
+
 grpc::Status ImportsServiceImpl::CreateImport(grpc::ServerContext* context,
                                               grpc::ServerReader<v1::CreateImportRequest>* reader,
                                               v1::Import* response) {
@@ -192,13 +114,11 @@ grpc::Status ImportsServiceImpl::CreateImport(grpc::ServerContext* context,
                              StrCat("the upload has ", received, " bytes where ", announced, " were announced"));
         ASSIGN_OR_RETURN(const BlobInfo file, writer->Finish());
         CreatedImport created;
-        ImportRow row;
         const absl::Status stored =
             parts_.pool.Transaction(call.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
               ASSIGN_OR_RETURN(
                   created, transfer::CreateImport(tx, call, request, file, model->hash, parts_.options, absl::Now()));
-              ASSIGN_OR_RETURN(row, transfer::GetImport(tx, call.principal, created.id));
-              return absl::OkStatus();
+              return imports_.Get(tx, call, FormatId("imp", created.id), response);
             });
         if (!stored.ok() || created.existed) {
           const absl::Status removed = parts_.blobs.Delete(call, file.id);
@@ -206,62 +126,24 @@ grpc::Status ImportsServiceImpl::CreateImport(grpc::ServerContext* context,
         }
         RETURN_IF_ERROR(stored);
         parts_.handoff.Publish(created.enqueued);
-        Fill(row, response);
         return absl::OkStatus();
       });
 }
 
 grpc::Status ImportsServiceImpl::GetImport(grpc::ServerContext* context, const v1::GetImportRequest* request,
                                            v1::Import* response) {
-  return parts_.guard.Handle(
-      *context, "mainstay.transfer.v1.ImportsService/GetImport", [&](const CallContext& call) -> absl::Status {
-        ASSIGN_OR_RETURN(const Uuid id, IdParameter("imp", request->id()));
-        return parts_.pool.Autocommit(call.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
-          ASSIGN_OR_RETURN(const ImportRow row, transfer::GetImport(tx, call.principal, id));
-          response->Clear();
-          Fill(row, response);
-          return absl::OkStatus();
-        });
-      });
+  return parts_.guard.Handle(*context, "mainstay.transfer.v1.ImportsService/GetImport", [&](const CallContext& call) {
+    return parts_.pool.Autocommit(
+        call.deadline, [&](pqxx::transaction_base& tx) { return imports_.Get(tx, call, request->id(), response); });
+  });
 }
 
 grpc::Status ImportsServiceImpl::ListImports(grpc::ServerContext* context, const v1::ListImportsRequest* request,
                                              v1::ListImportsResponse* response) {
-  return parts_.guard.Handle(
-      *context, "mainstay.transfer.v1.ImportsService/ListImports", [&](const CallContext& call) -> absl::Status {
-        return parts_.pool.Snapshot(call.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
-          response->Clear();
-          ASSIGN_OR_RETURN(const catalog::Resource resource,
-                           Described(tx, "mainstay.imports_view",
-                                     {.name = "imports",
-                                      .key = "uid",
-                                      .default_sort = "-uid",
-                                      .filterable = {"id", "resource", "mode", "state", "sha256", "job_id",
-                                                     "created_at", "created_by"},
-                                      .sortable = {"created_at"},
-                                      .hidden = {"uid"},
-                                      .offset_allowed = true},
-                                     mu_, imports_));
-          ASSIGN_OR_RETURN(records::RowsPage page,
-                           records::ListRows(tx, resource, *parts_.model(), call, request->query(), parts_.cursor_key));
-          for (size_t i = 0; i < page.rows.size(); ++i) {
-            v1::Import* out = response->add_data();
-            RETURN_IF_ERROR(records::FillMessage(page, i, out));
-            if (std::find(page.fields.begin(), page.fields.end(), "rows_total") == page.fields.end()) continue;
-            auto* rows = out->mutable_rows();
-            rows->set_total(NumberOf(page, i, "rows_total"));
-            rows->set_created(NumberOf(page, i, "rows_created"));
-            rows->set_updated(NumberOf(page, i, "rows_updated"));
-            rows->set_unchanged(NumberOf(page, i, "rows_unchanged"));
-            rows->set_deleted(NumberOf(page, i, "rows_deleted"));
-            rows->set_skipped(NumberOf(page, i, "rows_skipped"));
-            rows->set_error(NumberOf(page, i, "rows_error"));
-            FillCounts(CellOf(page, i, "errors_by_code_json"), out->mutable_errors_by_code());
-          }
-          *response->mutable_page() = std::move(page.page);
-          return absl::OkStatus();
-        });
-      });
+  return parts_.guard.Handle(*context, "mainstay.transfer.v1.ImportsService/ListImports", [&](const CallContext& call) {
+    return parts_.pool.Snapshot(
+        call.deadline, [&](pqxx::transaction_base& tx) { return imports_.List(tx, call, request->query(), response); });
+  });
 }
 
 grpc::Status ImportsServiceImpl::ListImportErrors(grpc::ServerContext* context,
@@ -269,36 +151,19 @@ grpc::Status ImportsServiceImpl::ListImportErrors(grpc::ServerContext* context,
                                                   v1::ListImportErrorsResponse* response) {
   return parts_.guard.Handle(
       *context, "mainstay.transfer.v1.ImportsService/ListImportErrors", [&](const CallContext& call) -> absl::Status {
-        ASSIGN_OR_RETURN(const Uuid id, IdParameter("imp", request->id()));
+        ASSIGN_OR_RETURN(const Uuid id, imports_.Key(request->id()));
+        // Their filter within this import.
+        common::v1::ListQuery query = request->query();
+        common::v1::Filter filter;
+        auto* own = filter.mutable_and_()->add_filters()->mutable_condition();
+        own->set_field("import");
+        own->set_op("eq");
+        own->add_values(id.ToString());
+        if (query.has_filter()) *filter.mutable_and_()->add_filters() = query.filter();
+        *query.mutable_filter() = std::move(filter);
         return parts_.pool.Snapshot(call.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
-          response->Clear();
           RETURN_IF_ERROR(transfer::GetImport(tx, call.principal, id).status());
-          ASSIGN_OR_RETURN(const catalog::Resource resource,
-                           Described(tx, "mainstay.import_errors_view",
-                                     {.name = "import-errors",
-                                      .key = "id",
-                                      .default_sort = "row,id",
-                                      .filterable = {"import", "row", "line", "column", "field", "code", "severity"},
-                                      .sortable = {"row", "line"},
-                                      .hidden = {},
-                                      .max_limit = 1000,
-                                      .offset_allowed = true},
-                                     mu_, errors_));
-          // Their filter within this import.
-          common::v1::ListQuery query = request->query();
-          common::v1::Filter filter;
-          auto* own = filter.mutable_and_()->add_filters()->mutable_condition();
-          own->set_field("import");
-          own->set_op("eq");
-          own->add_values(id.ToString());
-          if (query.has_filter()) *filter.mutable_and_()->add_filters() = query.filter();
-          *query.mutable_filter() = std::move(filter);
-          ASSIGN_OR_RETURN(records::RowsPage page,
-                           records::ListRows(tx, resource, *parts_.model(), call, query, parts_.cursor_key));
-          for (size_t i = 0; i < page.rows.size(); ++i)
-            RETURN_IF_ERROR(records::FillMessage(page, i, response->add_data()));
-          *response->mutable_page() = std::move(page.page);
-          return absl::OkStatus();
+          return errors_.List(tx, call, query, response);
         });
       });
 }
@@ -310,14 +175,15 @@ grpc::Status ImportsServiceImpl::DownloadImportReport(grpc::ServerContext* conte
       *context, "mainstay.transfer.v1.ImportsService/DownloadImportReport",
       [&](const CallContext& call) -> absl::Status {
         ASSIGN_OR_RETURN(const StreamPermits::Permit permit, parts_.permits.Take());
-        ASSIGN_OR_RETURN(const Uuid id, IdParameter("imp", request->id()));
+        ASSIGN_OR_RETURN(const Uuid id, imports_.Key(request->id()));
         ImportRow row;
         RETURN_IF_ERROR(parts_.pool.Autocommit(call.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
           ASSIGN_OR_RETURN(row, transfer::GetImport(tx, call.principal, id));
           return absl::OkStatus();
         }));
         common::v1::FileChunk chunk;
-        chunk.mutable_info()->set_name(StrCat(FormatId("imp", id), "-report.csv"));
+        chunk.mutable_info()->set_name(
+            StrCat(FormatId("imp", id), "-report", IsEscaped(row.file_name) ? kEscapedTag : "", ".csv"));
         chunk.mutable_info()->set_content_type("text/csv; charset=utf-8; header=present");
         chunk.mutable_info()->set_size(-1);
         return WriteReport(parts_.pool, parts_.blobs, call, row, [&](std::string_view text) -> absl::Status {
@@ -335,6 +201,21 @@ grpc::Status ImportsServiceImpl::DownloadImportReport(grpc::ServerContext* conte
 
 // ---- exports ----
 
+ExportsServiceImpl::ExportsServiceImpl(ServiceParts parts)
+    : parts_(std::move(parts)),
+      exports_({.view = "mainstay.exports_view",
+                .id_prefix = "exp",
+                .singular = "export",
+                .resource = {.name = "exports",
+                             .key = "uid",
+                             .default_sort = "-uid",
+                             .filterable = {"id", "resource", "format", "state", "job_id", "created_at", "created_by"},
+                             .sortable = {"created_at"},
+                             .hidden = {"uid"},
+                             .offset_allowed = true},
+                .cursor_key = parts_.cursor_key},
+               parts_.model) {}
+
 grpc::Status ExportsServiceImpl::CreateExport(grpc::ServerContext* context, const v1::CreateExportRequest* request,
                                               v1::Export* response) {
   return parts_.guard.Handle(
@@ -343,58 +224,30 @@ grpc::Status ExportsServiceImpl::CreateExport(grpc::ServerContext* context, cons
         ASSIGN_OR_RETURN(const ExportRequest resolved, ResolveExport(*model, call.principal, request->resource(),
                                                                      request->format(), request->query()));
         CreatedExport created;
-        ExportRow row;
         RETURN_IF_ERROR(parts_.pool.Transaction(call.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
           ASSIGN_OR_RETURN(created,
                            transfer::CreateExport(tx, call, resolved, model->hash, parts_.options, absl::Now()));
-          ASSIGN_OR_RETURN(row, transfer::GetExport(tx, call.principal, created.id));
-          return absl::OkStatus();
+          return exports_.Get(tx, call, FormatId("exp", created.id), response);
         }));
         parts_.handoff.Publish(created.enqueued);
-        Fill(row, response);
         return absl::OkStatus();
       });
 }
 
 grpc::Status ExportsServiceImpl::GetExport(grpc::ServerContext* context, const v1::GetExportRequest* request,
                                            v1::Export* response) {
-  return parts_.guard.Handle(
-      *context, "mainstay.transfer.v1.ExportsService/GetExport", [&](const CallContext& call) -> absl::Status {
-        ASSIGN_OR_RETURN(const Uuid id, IdParameter("exp", request->id()));
-        return parts_.pool.Autocommit(call.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
-          ASSIGN_OR_RETURN(const ExportRow row, transfer::GetExport(tx, call.principal, id));
-          response->Clear();
-          Fill(row, response);
-          return absl::OkStatus();
-        });
-      });
+  return parts_.guard.Handle(*context, "mainstay.transfer.v1.ExportsService/GetExport", [&](const CallContext& call) {
+    return parts_.pool.Autocommit(
+        call.deadline, [&](pqxx::transaction_base& tx) { return exports_.Get(tx, call, request->id(), response); });
+  });
 }
 
 grpc::Status ExportsServiceImpl::ListExports(grpc::ServerContext* context, const v1::ListExportsRequest* request,
                                              v1::ListExportsResponse* response) {
-  return parts_.guard.Handle(
-      *context, "mainstay.transfer.v1.ExportsService/ListExports", [&](const CallContext& call) -> absl::Status {
-        return parts_.pool.Snapshot(call.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
-          response->Clear();
-          ASSIGN_OR_RETURN(
-              const catalog::Resource resource,
-              Described(tx, "mainstay.exports_view",
-                        {.name = "exports",
-                         .key = "uid",
-                         .default_sort = "-uid",
-                         .filterable = {"id", "resource", "format", "state", "job_id", "created_at", "created_by"},
-                         .sortable = {"created_at"},
-                         .hidden = {"uid"},
-                         .offset_allowed = true},
-                        mu_, exports_));
-          ASSIGN_OR_RETURN(records::RowsPage page,
-                           records::ListRows(tx, resource, *parts_.model(), call, request->query(), parts_.cursor_key));
-          for (size_t i = 0; i < page.rows.size(); ++i)
-            RETURN_IF_ERROR(records::FillMessage(page, i, response->add_data()));
-          *response->mutable_page() = std::move(page.page);
-          return absl::OkStatus();
-        });
-      });
+  return parts_.guard.Handle(*context, "mainstay.transfer.v1.ExportsService/ListExports", [&](const CallContext& call) {
+    return parts_.pool.Snapshot(
+        call.deadline, [&](pqxx::transaction_base& tx) { return exports_.List(tx, call, request->query(), response); });
+  });
 }
 
 grpc::Status ExportsServiceImpl::DownloadExport(grpc::ServerContext* context, const v1::DownloadExportRequest* request,
@@ -402,7 +255,7 @@ grpc::Status ExportsServiceImpl::DownloadExport(grpc::ServerContext* context, co
   return parts_.guard.Handle(
       *context, "mainstay.transfer.v1.ExportsService/DownloadExport", [&](const CallContext& call) -> absl::Status {
         ASSIGN_OR_RETURN(const StreamPermits::Permit permit, parts_.permits.Take());
-        ASSIGN_OR_RETURN(const Uuid id, IdParameter("exp", request->id()));
+        ASSIGN_OR_RETURN(const Uuid id, exports_.Key(request->id()));
         ExportRow row;
         RETURN_IF_ERROR(parts_.pool.Autocommit(call.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
           ASSIGN_OR_RETURN(row, transfer::GetExport(tx, call.principal, id));

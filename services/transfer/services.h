@@ -5,7 +5,6 @@
 #pragma once
 
 #include <functional>
-#include <optional>
 #include <string>
 
 #include "absl/base/thread_annotations.h"
@@ -13,6 +12,7 @@
 #include "libs/catalog/model.h"
 #include "libs/jobs/enqueue.h"
 #include "libs/postgres/pool.h"
+#include "libs/records/system_view.h"
 #include "libs/rpc/call.h"
 #include "libs/transfer/blobs.h"
 #include "libs/transfer/options.h"
@@ -54,7 +54,7 @@ struct ServiceParts {
 
 class ImportsServiceImpl : public v1::ImportsService::Service {
  public:
-  explicit ImportsServiceImpl(ServiceParts parts) : parts_(std::move(parts)) {}
+  explicit ImportsServiceImpl(ServiceParts parts);
   grpc::Status CreateImport(grpc::ServerContext* context, grpc::ServerReader<v1::CreateImportRequest>* reader,
                             v1::Import* response) override;
   grpc::Status GetImport(grpc::ServerContext* context, const v1::GetImportRequest* request,
@@ -68,13 +68,12 @@ class ImportsServiceImpl : public v1::ImportsService::Service {
 
  private:
   const ServiceParts parts_;
-  absl::Mutex mu_;
-  std::optional<catalog::Resource> imports_ ABSL_GUARDED_BY(mu_), errors_ ABSL_GUARDED_BY(mu_);
+  records::SystemView imports_, errors_;
 };
 
 class ExportsServiceImpl : public v1::ExportsService::Service {
  public:
-  explicit ExportsServiceImpl(ServiceParts parts) : parts_(std::move(parts)) {}
+  explicit ExportsServiceImpl(ServiceParts parts);
   grpc::Status CreateExport(grpc::ServerContext* context, const v1::CreateExportRequest* request,
                             v1::Export* response) override;
   grpc::Status GetExport(grpc::ServerContext* context, const v1::GetExportRequest* request,
@@ -86,8 +85,7 @@ class ExportsServiceImpl : public v1::ExportsService::Service {
 
  private:
   const ServiceParts parts_;
-  absl::Mutex mu_;
-  std::optional<catalog::Resource> exports_ ABSL_GUARDED_BY(mu_);
+  records::SystemView exports_;
 };
 
 class BlobsServiceImpl : public v1::BlobsService::Service {

@@ -4,12 +4,11 @@
 #pragma once
 
 #include <functional>
-#include <optional>
 #include <string>
+#include <string_view>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "libs/catalog/model.h"
+#include "libs/records/system_view.h"
 #include "libs/rpc/call.h"
 #include "mainstay/webhooks/v1/webhooks.grpc.pb.h"
 
@@ -26,8 +25,7 @@ class EventsServiceImpl final : public v1::WebhookEventsService::Service {
  public:
   // `cursor_key`: 32 bytes, the same in every copy.
   EventsServiceImpl(const rpc::Guard& guard, postgres::Pool& pool, jobs::Handoff& handoff,
-                    std::function<catalog::ModelPtr()> model, std::string cursor_key)
-      : guard_(guard), pool_(pool), handoff_(handoff), model_(std::move(model)), cursor_key_(std::move(cursor_key)) {}
+                    std::function<catalog::ModelPtr()> model, std::string cursor_key);
   grpc::Status ListWebhookEvents(grpc::ServerContext* context, const v1::ListWebhookEventsRequest* request,
                                  v1::ListWebhookEventsResponse* response) override;
   grpc::Status GetWebhookEvent(grpc::ServerContext* context, const v1::GetWebhookEventRequest* request,
@@ -36,14 +34,14 @@ class EventsServiceImpl final : public v1::WebhookEventsService::Service {
                                   v1::WebhookEvent* response) override;
 
  private:
+  // With the payload.
+  absl::Status Get(pqxx::transaction_base& tx, const CallContext& call, std::string_view id, v1::WebhookEvent* out);
+
   const rpc::Guard& guard_;
   postgres::Pool& pool_;
   jobs::Handoff& handoff_;
   const std::function<catalog::ModelPtr()> model_;
-  const std::string cursor_key_;
-  // What PostgreSQL says of the view, asked once.
-  absl::Mutex mu_;
-  std::optional<catalog::Resource> resource_ ABSL_GUARDED_BY(mu_);
+  records::SystemView events_;
 };
 
 }  // namespace mainstay::webhooks

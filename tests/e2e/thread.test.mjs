@@ -172,6 +172,33 @@ describe('webhooks', () => {
     assert.equal((await suite.ok(200, 'GET', `/mainstay/v1/webhook-events/${stored.id}`)).state, 'stale');
   });
 
+  it('shows an event whose job is dead as failed, with the reason, and replays it', async () => {
+    const order = await anOrder();
+    const payment = await aPayment(order);
+    // One try only, and the provider fails it.
+    await suite.ok(200, 'POST', '/mainstay/v1/queues/default:pause', { body: { reason: 'test' } });
+    await suite.provider('POST', '/_admin/faults', { path: `/payments/${payment.id}`, status: 503, count: 100 });
+    const event = await suite.provider('POST', '/_admin/events', { payment: payment.id });
+    const stored = await suite.eventOf(event.id);
+    assert.equal(await suite.value(`WITH once AS (UPDATE mainstay.jobs SET max_attempts = 1 WHERE id = mainstay.parse_id('job', '${stored.job_id}') RETURNING id) SELECT count(*) FROM once`), '1');
+    await suite.ok(200, 'POST', '/mainstay/v1/queues/default:resume', { body: {} });
+    const job = await suite.job(stored.job_id);
+    assert.equal(job.state, 'dead', JSON.stringify(job));
+    const failed = await suite.ok(200, 'GET', `/mainstay/v1/webhook-events/${stored.id}`);
+    assert.equal(failed.state, 'failed');
+    assert.equal(failed.detail, job.errors.at(-1).message);
+    assert.match(failed.detail, /payments\.get_payment/);
+    assert.ok((await suite.ok(200, 'GET', '/mainstay/v1/webhook-events?filter[state]=failed')).data.some(({ id }) => id === stored.id));
+
+    await suite.provider('DELETE', '/_admin/faults');
+    const replayed = await suite.ok(200, 'POST', `/mainstay/v1/webhook-events/${stored.id}:replay`, { body: { reason: 'the provider is back' } });
+    assert.equal(replayed.state, 'received');
+    assert.notEqual(replayed.job_id, stored.job_id);
+    assert.equal((await suite.job(replayed.job_id)).state, 'succeeded');
+    assert.equal((await suite.ok(200, 'GET', `/mainstay/v1/webhook-events/${stored.id}`)).state, 'processed');
+    assert.equal((await suite.ok(200, 'GET', `/v1/orders/${order.id}`)).status, 'paid');
+  });
+
   it('tries again when the provider fails, and counts the attempts of the call', async () => {
     const order = await anOrder();
     const payment = await aPayment(order);

@@ -71,27 +71,52 @@ describe('principals', () => {
   });
 });
 
+describe('trust between services', () => {
+  it('follows who calls whom: the key of a service that has no business there is refused', async () => {
+    const { RecordsService } = load('mainstay/records/v1/records.proto').mainstay.records.v1;
+    const { JobsService } = load('mainstay/jobs/v1/jobs.proto').mainstay.jobs.v1;
+    const { WebhookEventsService } = load('mainstay/webhooks/v1/webhooks.proto').mainstay.webhooks.v1;
+    const { ConnectionsService } = load('mainstay/integrations/v1/integrations.proto').mainstay.integrations.v1;
+    const { ImportsService } = load('mainstay/transfer/v1/transfer.proto').mainstay.transfer.v1;
+    const doors = [
+      ['gateway', RecordsService, 'ListRecords', { resource: 'orders', query: { limit: 1 } }, ['app']],
+      ['webhooks', WebhookEventsService, 'ListWebhookEvents', {}, ['gateway']],
+      ['integrations', ConnectionsService, 'ListConnections', {}, ['gateway', 'worker']],
+      ['transfer', ImportsService, 'ListImports', {}, ['gateway', 'worker']],
+      ['worker', JobsService, 'ListJobs', {}, ['gateway']],
+    ];
+    for (const [service, Service, method, request, callers] of doors) {
+      const client = new Service(address(service), grpc.credentials.createInsecure());
+      for (const issuer of [...services, 'app']) {
+        const { code, error } = await call(client, method, request, principal(issuer, service));
+        assert.equal(code, callers.includes(issuer) ? 0 : grpc.status.UNAUTHENTICATED, `${issuer} at ${service}: ${error?.message}`);
+      }
+      client.close();
+    }
+  });
+});
+
 describe('records.v1', () => {
   it('gives the same rows and permissions as HTTP', async () => {
     const { RecordsService } = load('mainstay/records/v1/records.proto').mainstay.records.v1;
     const client = new RecordsService(address('gateway'), grpc.credentials.createInsecure());
     const over = (await suite.ok(200, 'GET', '/v1/orders?limit=3&sort=id')).data;
-    const list = await call(client, 'ListRecords', { resource: 'orders', query: { limit: 3, sort: [{ field: 'id' }] } }, principal('worker', 'gateway'));
+    const list = await call(client, 'ListRecords', { resource: 'orders', query: { limit: 3, sort: [{ field: 'id' }] } }, principal('app', 'gateway'));
     assert.equal(list.code, 0, list.error?.message);
     assert.deepEqual(list.response.data.map((record) => JSON.parse(record.json)), over);
-    const one = await call(client, 'GetRecord', { resource: 'orders', id: over[0].id }, principal('worker', 'gateway'));
+    const one = await call(client, 'GetRecord', { resource: 'orders', id: over[0].id }, principal('app', 'gateway'));
     assert.deepEqual(JSON.parse(one.response.json), over[0]);
-    assert.equal((await call(client, 'GetRecord', { resource: 'orders', id: over[0].id }, principal('worker', 'gateway', { tenant: 'globex' }))).code, grpc.status.NOT_FOUND);
+    assert.equal((await call(client, 'GetRecord', { resource: 'orders', id: over[0].id }, principal('app', 'gateway', { tenant: 'globex' }))).code, grpc.status.NOT_FOUND);
     const number = `RPC-${Date.now()}`;
-    const made = await call(client, 'CreateRecord', { resource: 'orders', json: JSON.stringify({ customer_id: over[0].customer_id, number }) }, principal('worker', 'gateway'));
+    const made = await call(client, 'CreateRecord', { resource: 'orders', json: JSON.stringify({ customer_id: over[0].customer_id, number }) }, principal('app', 'gateway'));
     assert.equal(made.code, 0, made.error?.message);
     const { id } = JSON.parse(made.response.json);
-    assert.equal((await call(client, 'UpdateRecord', { resource: 'orders', id, json: '{"note":"by rpc"}' }, principal('worker', 'gateway'))).code, 0);
+    assert.equal((await call(client, 'UpdateRecord', { resource: 'orders', id, json: '{"note":"by rpc"}' }, principal('app', 'gateway'))).code, 0);
     assert.equal((await suite.ok(200, 'GET', `/v1/orders/${id}`)).note, 'by rpc');
-    const bad = await call(client, 'CreateRecord', { resource: 'orders', json: '{"number":1,"colour":2}' }, principal('worker', 'gateway'));
+    const bad = await call(client, 'CreateRecord', { resource: 'orders', json: '{"number":1,"colour":2}' }, principal('app', 'gateway'));
     assert.equal(bad.code, grpc.status.INVALID_ARGUMENT);
     assert.ok(bad.error.metadata.get('grpc-status-details-bin').length > 0, 'rich error details');
-    assert.equal((await call(client, 'DeleteRecord', { resource: 'orders', id }, principal('worker', 'gateway'))).code, 0);
+    assert.equal((await call(client, 'DeleteRecord', { resource: 'orders', id }, principal('app', 'gateway'))).code, 0);
     client.close();
   });
 });

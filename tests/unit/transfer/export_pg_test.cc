@@ -97,6 +97,34 @@ TEST_CASE("50,000 rows stream out, and back in without a change") {
   CHECK(import.rows.updated == 0);
 }
 
+TEST_CASE("what was escaped against formulas comes back as it was, by the tag in the file's name and only by that") {
+  Shop shop;
+  const CallContext acme = shop.As("acme", "staff");
+  testing::Sql(shop.url,
+               "INSERT INTO shop.customers (id, tenant_id, email, name, phone, credit_limit) VALUES (1, 'acme', "
+               "'a@example.com', '=1+1', '+49 1', 12.50), (2, 'acme', 'b@example.com', '''=quoted already', NULL, 0), "
+               "(3, 'acme', 'c@example.com', '''tis plain', NULL, 0)");
+  const auto rows = [&] {
+    return shop.Value(
+        "SELECT string_agg(concat_ws('|', name, phone, credit_limit), E'\\n' ORDER BY id) FROM shop.customers");
+  };
+  const std::string before = rows();
+  const Exported all = Export(shop, acme, "customers", "sort=id&fields=id,email,name,phone,credit_limit");
+  CHECK(all.text.find("\"'=1+1\"") != std::string::npos);
+  const std::string name = shop.Value("SELECT name FROM mainstay.blobs");
+  CHECK(name == "customers.mainstay-escaped=1.csv");
+  const ImportRequest update{.resource = "customers", .mode = "update", .commit = "all", .on_error = "abort"};
+  const ImportRow back = shop.Import(all.text, update, acme, name);
+  INFO(back.error_code << " " << back.error);
+  CHECK(back.rows.unchanged == 3);
+  CHECK(rows() == before);
+  // The same bytes under another name are another import, of a file whose ' is the user's own.
+  const ImportRow plain = shop.Import(all.text, update, acme, "customers.csv");
+  CHECK(plain.id.ToString() != back.id.ToString());
+  CHECK(plain.rows.updated == 2);
+  CHECK(shop.Value("SELECT name || phone FROM shop.customers WHERE id = 1") == "'=1+1'+49 1");
+}
+
 TEST_CASE("an export that is stopped starts again and leaves one file") {
   Shop shop;
   const CallContext acme = shop.As("acme", "staff");

@@ -110,9 +110,9 @@ v1::ImportOptions Customers() {
 TEST_CASE("an upload becomes an import with its job, runs over the worker's streams, and is listed with its errors") {
   Service service;
   const CallContext acme = service.shop.As("acme", "staff"), globex = service.shop.As("globex", "staff");
-  std::string file = "email,name\n";
+  std::string file = "email,name,shoe\n";
   for (int i = 0; i < 30000; ++i)
-    StrAppend(&file, i == 700 ? "nobody" : StrCat("c", i, "@example.com"), ",Name ", i, "\n");
+    StrAppend(&file, i == 700 ? "nobody" : StrCat("c", i, "@example.com"), ",Name ", i, ",43\n");
   const auto import = service.Upload(acme, Customers(), file, true, static_cast<int64_t>(file.size()));
   REQUIRE_THAT(import, IsOk());
   CHECK(import->state() == v1::IMPORT_STATE_QUEUED);
@@ -141,6 +141,8 @@ TEST_CASE("an upload becomes an import with its job, runs over the worker's stre
   CHECK(done->state() == v1::IMPORT_STATE_SUCCEEDED_WITH_ERRORS);
   CHECK(done->rows().created() == 29999);
   CHECK(done->errors_by_code().at("cell.invalid_email") == 1);
+  REQUIRE(done->warnings_size() == 1);
+  CHECK(done->warnings(0) == "header.unknown: shoe");
   CHECK_THAT(service.Call(globex, *stub, &v1::ImportsService::Stub::GetImport, get), HasProblem("not-found"));
 
   v1::ListImportsRequest list;
@@ -181,7 +183,7 @@ TEST_CASE("an upload becomes an import with its job, runs over the worker's stre
   }
   CHECK(reader->Finish().ok());
   CHECK(name == StrCat(import->id(), "-report.csv"));
-  CHECK(text.find("nobody,Name 700,701,error,cell.invalid_email,") != std::string::npos);
+  CHECK(text.find("nobody,Name 700,43,701,error,cell.invalid_email,") != std::string::npos);
 
   // The same upload again is the same import, and its second copy of the file is not kept.
   const auto replay = service.Upload(acme, Customers(), file);

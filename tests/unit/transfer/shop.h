@@ -93,9 +93,9 @@ class Shop {
             .request_id = "test"};
   }
 
-  BlobInfo Upload(std::string_view text, const CallContext& context) {
-    auto writer = blobs->Write(
-        context, {.name = "file.csv", .content_type = "text/csv", .expires_at = absl::Now() + absl::Hours(1)});
+  BlobInfo Upload(std::string_view text, const CallContext& context, const std::string& name = "file.csv") {
+    auto writer =
+        blobs->Write(context, {.name = name, .content_type = "text/csv", .expires_at = absl::Now() + absl::Hours(1)});
     REQUIRE_THAT(writer, testing::IsOk());
     REQUIRE_THAT((*writer)->Write(text), testing::IsOk());
     auto info = (*writer)->Finish();
@@ -104,8 +104,9 @@ class Shop {
   }
 
   // Creates the import as the service does; the job's id in it is of no use here.
-  CreatedImport Create(std::string_view text, const ImportRequest& request, const CallContext& context) {
-    const BlobInfo file = Upload(text, context);
+  CreatedImport Create(std::string_view text, const ImportRequest& request, const CallContext& context,
+                       const std::string& name = "file.csv") {
+    const BlobInfo file = Upload(text, context, name);
     CreatedImport created;
     const absl::Status status = service->Transaction(context.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
       auto result = CreateImport(tx, context, request, file, model->hash, dependencies.options, absl::Now());
@@ -130,8 +131,9 @@ class Shop {
     REQUIRE_THAT(status, testing::IsOk());
     return row;
   }
-  ImportRow Import(std::string_view text, const ImportRequest& request, const CallContext& context) {
-    const CreatedImport created = Create(text, request, context);
+  ImportRow Import(std::string_view text, const ImportRequest& request, const CallContext& context,
+                   const std::string& name = "file.csv") {
+    const CreatedImport created = Create(text, request, context, name);
     TestJob job = Job(created, context);
     const jobs::Outcome outcome = RunImport(job, dependencies);
     INFO(outcome.code << ": " << outcome.message);

@@ -265,6 +265,63 @@ TEST_CASE("a job that was handed to someone else leaves no effect") {
   CHECK(w.State(event) == "received");
 }
 
+TEST_CASE("an event whose job ends without it has failed, and processes when that job is retried by hand") {
+  World w;
+  w.provider.answer = absl::UnavailableError("the provider is away");
+  // As the engine ends a job: its row goes to the history, by the worker's role.
+  const auto end = [&](const Uuid& job, const std::string& event, int state, const std::string& errors) {
+    REQUIRE_THAT(w.pool.Transaction(absl::Now() + absl::Seconds(20),
+                                    [&](pqxx::transaction_base& tx) -> absl::Status {
+                                      tx.exec_params(
+                                          "INSERT INTO mainstay.jobs_history (id, fence, created_at, state, priority, "
+                                          "attempt, crashes, snoozes, max_attempts, max_crashes, tenant, kind, queue, "
+                                          "args, principal, errors) VALUES ($1::uuid, 1, now(), $2, 4, 1, 0, 0, 1, 1, "
+                                          "'acme', 'webhooks.process', 'default', $3::json, '{}', $4::jsonb)",
+                                          job.ToString(), state, event, errors);
+                                      return absl::OkStatus();
+                                    }),
+                 IsOk());
+  };
+  const auto with_job = [&](const TestJob& job, const std::string& event) {
+    Sql(w.url, StrCat("UPDATE mainstay.webhook_events SET job_id = '", job.id().ToString(),
+                      "' WHERE id = mainstay.parse_id('evt', '", event, "')"));
+  };
+  const std::string event = w.Event("pay_1"), args = StrCat("{\"event\":\"", event, "\"}");
+  TestJob job(args, "acme");
+  with_job(job, event);
+  CHECK(w.Run(job).kind == Outcome::Kind::kRetry);
+  CHECK(w.State(event) == "received");
+  end(NewUuid(), args, 9, "[]");  // another job of this event, replaced long ago
+  CHECK(w.State(event) == "received");
+  end(job.id(), args, 9, R"([{"message":"first"},{"message":"the provider is away"}])");
+  CHECK(w.State(event) == "failed");
+  CHECK(w.Value("SELECT detail || ' ' || (processed_at IS NOT NULL) FROM mainstay.webhook_events") ==
+        "the provider is away true");
+  // A run that was overtaken leaves no word behind.
+  CHECK(w.Run(job).kind == Outcome::Kind::kRetry);
+  CHECK(w.Value("SELECT detail FROM mainstay.webhook_events") == "the provider is away");
+  CHECK(w.State(event) == "failed");
+
+  w.provider.answer = World::Payment("pay_1", "10", "succeeded", "\"2026-01-01T00:00:00Z\"");
+  CHECK(w.Process(event).result == R"({"state":"failed","already":true})");  // some other job
+  CHECK(w.Run(job).kind == Outcome::Kind::kDone);
+  CHECK(w.State(event) == "processed");
+  CHECK(w.Value("SELECT status FROM shop.orders WHERE id = 10") == "paid");
+  end(job.id(), args, 8, "[]");
+  CHECK(w.State(event) == "processed");
+
+  const std::string stopped = w.Event("pay_2"), stopped_args = StrCat("{\"event\":\"", stopped, "\"}");
+  TestJob cancelled(stopped_args, "acme");
+  with_job(cancelled, stopped);
+  for (const char* nonsense : {"[]", "7", "null", "{}", "{\"event\":\"evt_x\"}"})
+    end(cancelled.id(), nonsense, 8, "[]");
+  CHECK(w.State(stopped) == "received");
+  end(cancelled.id(), stopped_args, 8, "[]");
+  CHECK(w.State(stopped) == "failed");
+  CHECK(w.Value(StrCat("SELECT detail FROM mainstay.webhook_events_view WHERE id = '", stopped, "'")) ==
+        "its job was cancelled");
+}
+
 TEST_CASE("times given as numbers are taken as seconds or milliseconds") {
   World w;
   w.provider.answer = World::Payment("pay_1", "10", "pending", "1767225600");
