@@ -41,7 +41,7 @@ absl::Status Translate(const grpc::Status& status) {
 
 class GrpcProviderClient : public ProviderClient {
  public:
-  GrpcProviderClient(std::shared_ptr<grpc::Channel> channel, rpc::Signer& signer)
+  GrpcProviderClient(const std::shared_ptr<grpc::Channel>& channel, rpc::Signer& signer)
       : stub_(integrations::v1::ProvidersService::NewStub(channel)), signer_(signer) {}
 
   absl::StatusOr<std::string> Call(const CallContext& context, const ProviderCall& call) override {
@@ -67,8 +67,9 @@ class GrpcProviderClient : public ProviderClient {
 
 }  // namespace
 
-std::unique_ptr<ProviderClient> MakeGrpcProviderClient(std::shared_ptr<grpc::Channel> channel, rpc::Signer& signer) {
-  return std::make_unique<GrpcProviderClient>(std::move(channel), signer);
+std::unique_ptr<ProviderClient> MakeGrpcProviderClient(const std::shared_ptr<grpc::Channel>& channel,
+                                                       rpc::Signer& signer) {
+  return std::make_unique<GrpcProviderClient>(channel, signer);
 }
 
 }  // namespace mainstay::webhooks

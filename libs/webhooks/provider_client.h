@@ -36,6 +36,7 @@ class ProviderClient {
   virtual absl::StatusOr<std::string> Call(const CallContext& context, const ProviderCall& call) = 0;
 };
 
-std::unique_ptr<ProviderClient> MakeGrpcProviderClient(std::shared_ptr<grpc::Channel> channel, rpc::Signer& signer);
+std::unique_ptr<ProviderClient> MakeGrpcProviderClient(const std::shared_ptr<grpc::Channel>& channel,
+                                                       rpc::Signer& signer);
 
 }  // namespace mainstay::webhooks
