@@ -279,7 +279,7 @@ struct HttpApi::Impl {
     Resolver resolver = MakeResolver(cache, context);
     ASSIGN_OR_RETURN(std::unique_ptr<ListQuery> resolved, resolver.Resolve(resource, query));
     auto plan = std::make_shared<GetPlan>(std::move(resolved));
-    SqlBuilder sql(*cache.model, context);
+    SqlBuilder sql(context);
     BuildGet(sql, *plan->query, plan->columns, key);
     plan->sql = cache.sql->Get(std::move(sql.text));
     plan->params = std::move(sql.params);

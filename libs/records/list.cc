@@ -64,7 +64,7 @@ absl::StatusOr<RowsPage> GetRow(pqxx::transaction_base& tx, const Resource& reso
   Resolver resolver(model, context, ResolveOptions{.expansions = false});
   ASSIGN_OR_RETURN(const std::unique_ptr<ListQuery> resolved, resolver.Resolve(resource, {}));
   const Columns columns = ColumnsOf(*resolved, false);
-  SqlBuilder sql(model, context);
+  SqlBuilder sql(context);
   BuildGet(sql, *resolved, columns, key);
   const std::unique_ptr<Runner> runner = OnTransaction(tx);
   ASSIGN_OR_RETURN(const RowsPtr found, RunBlocking(runner->Run(std::move(sql.text), std::move(sql.params))));
@@ -80,7 +80,7 @@ absl::StatusOr<ExportPlan> PlanExport(const Resource& resource, const catalog::M
   ASSIGN_OR_RETURN(const std::unique_ptr<ListQuery> resolved, resolver.Resolve(resource, query));
   Columns columns(resource);
   for (int position : resolved->output) columns.Add(position);
-  SqlBuilder sql(model, context);
+  SqlBuilder sql(context);
   BuildPage(sql, *resolved, columns, nullptr, false);
   if (resolved->limit > 0) StrAppend(&sql.text, " LIMIT ", resolved->limit);
   ExportPlan plan{.sql = std::move(sql.text), .params = std::move(sql.params)};

@@ -291,7 +291,7 @@ class MergeRun {
   std::string GivenAs(size_t c) const { return StrCat("v.c", c, "::", CastName(resource_.fields[columns_[c]].type)); }
 
   awaitable<absl::Status> LookUp(const std::vector<size_t>& rows) {
-    SqlBuilder sql(model_, context_);
+    SqlBuilder sql(context_);
     std::string select, join;
     for (int p : resource_.key) StrAppend(&select, ", t.", Quote(resource_.fields[p].column));
     const std::string from = Unnest(sql, rows, AllColumns());
@@ -483,7 +483,7 @@ class MergeRun {
       }
       if (!whole || columns.empty()) continue;
       const AccessPtr target_access = MakeAccess(model_, *target, context_.principal.roles);
-      SqlBuilder sql(model_, context_);
+      SqlBuilder sql(context_);
       const std::string from = Unnest(sql, rows, columns);
       const std::string scope =
           sql.Scope("t", *target, target_access->can(Action::kRead) ? target_access->where(Action::kRead) : nullptr,
@@ -510,7 +510,7 @@ class MergeRun {
 
   awaitable<absl::Status> Insert(const std::vector<size_t>& rows) {
     if (rows.empty()) co_return absl::OkStatus();
-    SqlBuilder sql(model_, context_);
+    SqlBuilder sql(context_);
     std::vector<size_t> columns;
     std::string names, selected;
     const auto add = [&](int position, const std::string& value) {
@@ -564,7 +564,7 @@ class MergeRun {
     if (rows.empty()) co_return absl::OkStatus();
     const bool remove = options_.mode == MergeMode::kDelete;
     const bool hard = remove && resource_.deleted_at < 0;
-    SqlBuilder sql(model_, context_);
+    SqlBuilder sql(context_);
     std::vector<size_t> columns;
     std::string set;
     const auto assign = [&](int position, const std::string& value) {

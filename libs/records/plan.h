@@ -21,7 +21,7 @@ namespace mainstay::records {
 // The text of one statement and its parameters, as they grow.
 class SqlBuilder {
  public:
-  SqlBuilder(const catalog::Model& model, const CallContext& context) : model_(model), context_(context) {}
+  explicit SqlBuilder(const CallContext& context) : context_(context) {}
 
   std::string text;
   postgres::Params params;
@@ -49,7 +49,6 @@ class SqlBuilder {
   std::string Related(const std::string& alias, const catalog::Resource& resource, const Predicate& predicate);
   std::string Operands(const Operand& operand, std::string_view cast);
 
-  const catalog::Model& model_;
   const CallContext& context_;
   int aliases_ = 0;
   std::vector<std::pair<std::string, int>> tenant_, subject_;  // by cast

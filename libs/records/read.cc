@@ -72,7 +72,7 @@ awaitable<absl::Status> FetchRelated(Runner& runner, const catalog::Model& model
     // Also for no parents at all: the number of statements says nothing about the data.
     std::vector<std::string> keys;
     for (PgArray& array : arrays) keys.push_back(std::move(array).Finish());
-    SqlBuilder sql(model, context);
+    SqlBuilder sql(context);
     BuildRelated(sql, resource, expansion, related.level->columns, std::move(keys));
     absl::StatusOr<RowsPtr> rows = co_await runner.Run(std::move(sql.text), std::move(sql.params));
     if (!rows.ok()) co_return ReadFailure(rows.status());
@@ -100,7 +100,7 @@ awaitable<absl::StatusOr<PageOfRows>> FetchPage(Runner& runner, const catalog::M
   if (!query.cursor.empty()) {
     CO_ASSIGN_OR_RETURN(position, OpenCursor(binding, query.cursor, query.sort.size()));
   }
-  SqlBuilder sql(model, context);
+  SqlBuilder sql(context);
   BuildPage(sql, query, out.level->columns, position.has_value() ? &*position : nullptr, true);
   absl::StatusOr<RowsPtr> rows = co_await runner.Run(std::move(sql.text), std::move(sql.params));
   if (!rows.ok()) co_return ReadFailure(rows.status());
@@ -132,7 +132,7 @@ awaitable<absl::StatusOr<PageOfRows>> FetchPage(Runner& runner, const catalog::M
   if (!related.ok()) co_return related;
 
   if (query.count == Count::kExact) {
-    SqlBuilder count(model, context);
+    SqlBuilder count(context);
     BuildCount(count, query, options.exact_count_cap);
     absl::StatusOr<RowsPtr> counted = co_await runner.Run(std::move(count.text), std::move(count.params));
     if (!counted.ok()) co_return ReadFailure(counted.status());
@@ -140,7 +140,7 @@ awaitable<absl::StatusOr<PageOfRows>> FetchPage(Runner& runner, const catalog::M
     out.page.set_total_kind(total > options.exact_count_cap ? "capped" : "exact");
     out.page.set_total(std::min(total, options.exact_count_cap));
   } else if (query.count == Count::kEstimated) {
-    SqlBuilder estimate(model, context);
+    SqlBuilder estimate(context);
     BuildEstimate(estimate, query);
     absl::StatusOr<RowsPtr> explained = co_await runner.Run(std::move(estimate.text), std::move(estimate.params));
     if (!explained.ok()) co_return ReadFailure(explained.status());

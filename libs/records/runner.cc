@@ -26,7 +26,7 @@ class ResultRows : public Rows {
 
 class PqxxRows : public Rows {
  public:
-  explicit PqxxRows(pqxx::result result) : result_(std::move(result)) {}
+  explicit PqxxRows(const pqxx::result& result) : result_(result) {}
   int rows() const override { return static_cast<int>(result_.size()); }
   bool IsNull(int row, int column) const override { return result_[row][column].is_null(); }
   std::string_view Get(int row, int column) const override {

@@ -38,7 +38,7 @@ absl::Status SystemView::List(pqxx::transaction_base& tx, const CallContext& cal
 }
 
 absl::StatusOr<Uuid> SystemView::Key(std::string_view id) const {
-  const absl::StatusOr<Uuid> key = ParseId(options_.id_prefix, id);
+  absl::StatusOr<Uuid> key = ParseId(options_.id_prefix, id);
   if (!key.ok()) return MakeProblem("not-found", StrCat("There is no such ", options_.singular));
   return key;
 }

@@ -176,7 +176,7 @@ awaitable<absl::StatusOr<WriteAnswer>> RunWrite(Runner& runner, const catalog::M
     }
   }
   if (!merged.empty()) {
-    SqlBuilder sql(model, context);
+    SqlBuilder sql(context);
     std::string select, where;
     for (size_t c : merged)
       StrAppend(&select, select.empty() ? "" : ", ", Column("t", *resource.FindField(rows.fields[c])));
@@ -222,7 +222,7 @@ awaitable<absl::StatusOr<WriteAnswer>> RunWrite(Runner& runner, const catalog::M
   answer.id = FormatKey(resource, parts);
   if (!request.access->can(Action::kRead)) co_return answer;
   Level level(projection);
-  SqlBuilder sql(model, context);
+  SqlBuilder sql(context);
   BuildGet(sql, projection, level.columns, key);
   absl::StatusOr<RowsPtr> row = co_await runner.Run(std::move(sql.text), std::move(sql.params));
   if (!row.ok()) co_return row.status();

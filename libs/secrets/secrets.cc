@@ -151,9 +151,9 @@ absl::Status Store::Put(std::string_view tenant, std::string_view name, std::str
   if (value.empty() || value.size() > kMaxValue)
     return MakeProblem("invalid-parameter", "the value of a secret has 1 to 65536 bytes");
   if (impl_->keys.keys.empty()) return absl::FailedPreconditionError("there is no key to encrypt with");
-  const auto& [kek_id, kek] = impl_->keys.keys[0];
+  const std::string &kek_id = impl_->keys.keys[0].first, &kek = impl_->keys.keys[0].second;
   const std::string t(tenant), n(name);
-  const absl::Status status = impl_->pool.Transaction(absl::Now() + kStatementTime, [&](pqxx::transaction_base& tx) {
+  absl::Status status = impl_->pool.Transaction(absl::Now() + kStatementTime, [&](pqxx::transaction_base& tx) {
     tx.exec_params(sql::kLockSecret, t, n);
     const int version = tx.exec_params(sql::kNextVersion, t, n)[0][0].as<int>();
     const std::string aad = Aad(tenant, name, version);

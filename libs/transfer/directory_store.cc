@@ -29,7 +29,7 @@ absl::Status SyncFolder(const std::string& path) {
   const int fd = open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (fd < 0) return Failed("open", path);
   const int result = fsync(fd);
-  const absl::Status status = result == 0 ? absl::OkStatus() : Failed("sync", path);
+  absl::Status status = result == 0 ? absl::OkStatus() : Failed("sync", path);
   close(fd);
   return status;
 }

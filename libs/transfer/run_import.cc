@@ -161,7 +161,7 @@ absl::Status ImportRun::OpenAndMap() {
         parser.Learn(record.cells[static_cast<size_t>(column.column)].text);
     if (const std::string warning = parser.warning(); !warning.empty())
       warnings.push_back(StrCat(warning, ": ", field.name));
-    parsers_.push_back(std::move(parser));
+    parsers_.push_back(parser);
   }
   if (!import_.detection.empty()) return absl::OkStatus();
   const std::string json = DetectionJson(file_.detection, warnings);

@@ -41,7 +41,7 @@ absl::Status Put(const Arguments& arguments) {
     ASSIGN_OR_RETURN(overlap, ParseDuration(arguments.Get("overlap")));
   }
   return WithStore(arguments, [&](secrets::Store& store) {
-    const absl::Status status = store.Put(arguments.Get("tenant"), arguments[0], value, overlap);
+    absl::Status status = store.Put(arguments.Get("tenant"), arguments[0], value, overlap);
     if (status.ok()) std::printf("stored %s\n", arguments[0].c_str());
     return status;
   });
@@ -61,7 +61,7 @@ absl::Status List(const Arguments& arguments) {
 
 absl::Status Remove(const Arguments& arguments) {
   return WithStore(arguments, [&](secrets::Store& store) {
-    const absl::Status status = store.Remove(arguments.Get("tenant"), arguments[0]);
+    absl::Status status = store.Remove(arguments.Get("tenant"), arguments[0]);
     if (status.ok()) std::printf("removed %s\n", arguments[0].c_str());
     return status;
   });

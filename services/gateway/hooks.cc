@@ -103,11 +103,11 @@ struct Hooks::Impl : std::enable_shared_from_this<Hooks::Impl> {
           queue.pop_front();
         }
       }
-      Send(std::move(batch));
+      Send(batch);
     }
   }
 
-  void Send(std::shared_ptr<Batch> batch) {
+  void Send(const std::shared_ptr<Batch>& batch) {
     for (const auto& waiting : batch->waiting) batch->request.add_deliveries()->Swap(&waiting->delivery);
     CallContext call;
     call.principal = {std::string(kAllTenants), "service:gateway", {}};

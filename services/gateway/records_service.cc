@@ -69,8 +69,9 @@ struct RecordsService::Impl : pb::RecordsService::CallbackService {
     return [this, operation, request, out](const CallContext& call, const catalog::ModelPtr& current,
                                            postgres::AsyncPostgres& postgres) -> asio::awaitable<absl::Status> {
       absl::StatusOr<Response> answer = co_await (api.*operation)(*request, call, current, postgres);
-      if (answer.ok()) *out = *std::move(answer);
-      co_return answer.status();
+      if (!answer.ok()) co_return answer.status();
+      *out = *std::move(answer);
+      co_return absl::OkStatus();
     };
   }
 

@@ -164,7 +164,7 @@ struct Upstream::Impl {
   }
 };
 
-Upstream::Upstream(std::string service, std::shared_ptr<grpc::Channel> channel, rpc::Signer& signer)
+Upstream::Upstream(std::string service, const std::shared_ptr<grpc::Channel>& channel, rpc::Signer& signer)
     : service_(std::move(service)), impl_(new Impl{channel, grpc::GenericStub(channel), signer}) {}
 Upstream::~Upstream() = default;
 
@@ -183,7 +183,8 @@ asio::awaitable<absl::StatusOr<std::string>> Upstream::Call(std::string method, 
   co_return FromBuffer(call->response);
 }
 
-std::unique_ptr<UpstreamReader> Upstream::Read(std::string method, std::string request, const CallContext& context) {
+std::unique_ptr<UpstreamReader> Upstream::Read(const std::string& method, const std::string& request,
+                                               const CallContext& context) {
   auto stream = impl_->Open(service_, method, context);
   stream->out = ToBuffer(request);
   stream->StartWriteLast(&stream->out, grpc::WriteOptions());
@@ -191,7 +192,7 @@ std::unique_ptr<UpstreamReader> Upstream::Read(std::string method, std::string r
   return std::make_unique<Reader>(service_, std::move(stream));
 }
 
-std::unique_ptr<UpstreamWriter> Upstream::Write(std::string method, const CallContext& context) {
+std::unique_ptr<UpstreamWriter> Upstream::Write(const std::string& method, const CallContext& context) {
   auto stream = impl_->Open(service_, method, context);
   stream->Begin();
   return std::make_unique<Writer>(service_, std::move(stream));

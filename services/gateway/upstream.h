@@ -48,7 +48,7 @@ class UpstreamWriter {
 class Upstream {
  public:
   // `service`: its name, the audience of the principal's token.
-  Upstream(std::string service, std::shared_ptr<grpc::Channel> channel, rpc::Signer& signer);
+  Upstream(std::string service, const std::shared_ptr<grpc::Channel>& channel, rpc::Signer& signer);
   ~Upstream();
 
   // `method`: "/mainstay.jobs.v1.JobsService/GetJob". `on_cancel`, if any, is given a function that ends the call (see
@@ -56,8 +56,9 @@ class Upstream {
   boost::asio::awaitable<absl::StatusOr<std::string>> Call(
       std::string method, std::string request, const CallContext& context,
       std::function<void(std::function<void()>)> on_cancel = nullptr);
-  std::unique_ptr<UpstreamReader> Read(std::string method, std::string request, const CallContext& context);
-  std::unique_ptr<UpstreamWriter> Write(std::string method, const CallContext& context);
+  std::unique_ptr<UpstreamReader> Read(const std::string& method, const std::string& request,
+                                       const CallContext& context);
+  std::unique_ptr<UpstreamWriter> Write(const std::string& method, const CallContext& context);
 
   // For readiness; looks at the channel, sends nothing.
   absl::Status Health() const;
