@@ -20,7 +20,7 @@ export const services = ['gateway', 'webhooks', 'integrations', 'transfer', 'wor
 export const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 
 // Tries `check` until it returns something true; what it threw last, if anything, is in the failure.
-export async function eventually(check, { within = 20000, every = 50, what = 'the condition' } = {}) {
+export async function eventually(check, { within = 60000, every = 50, what = 'the condition' } = {}) {
   const end = Date.now() + within;
   let last;
   for (;;) {
@@ -45,7 +45,7 @@ export async function freePort() {
 }
 
 // deploy/run with these arguments: {code, stdout, stderr}. Never throws.
-export async function deployRun(args, { timeout = 120000 } = {}) {
+export async function deployRun(args, { timeout = 600000 } = {}) {
   try {
     const { stdout, stderr } = await run(path.join(root, 'deploy/run'), args, { timeout, maxBuffer: 1 << 24 });
     return { code: 0, stdout, stderr };
