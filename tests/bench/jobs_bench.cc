@@ -4,7 +4,9 @@
 //   jobs_bench enqueue-bulk   --callers 4 --batch 500   callers in flight, one transaction and one statement per batch
 //   jobs_bench enqueue-single --callers 16              callers at once, a transaction of its own for each job
 //   jobs_bench latency        --every-ms 10             one job at a time, with pauses; times the call and the commit
+//   jobs_bench --list                                   the subcommands
 //
+// --keys K gives the jobs K ordering keys in turn; --hot H gives H of them one key more, spread evenly.
 // One line of JSON comes out: the rate until the last caller returned and Redis had been told of everything (`seconds`
 // includes that; `returned_seconds` does not), and how long single calls took. With --ready it says {"ready":true}
 // once its connections are open, waits for a line of standard input, and after its result for the end of it: so that
@@ -21,6 +23,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/strings/str_join.h"
 #include "absl/synchronization/blocking_counter.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
@@ -33,6 +36,8 @@
 
 namespace mainstay::jobs {
 namespace {
+
+constexpr const char* kSubcommands[] = {"enqueue-bulk", "enqueue-single", "latency"};
 
 struct Options {
   std::string subcommand, database, redis, kind = "mainstay.noop", queue = "default", tag, ledger;
@@ -205,10 +210,15 @@ int Usage(std::string_view problem) {
 
 int Main(int argc, char** argv) {
   Options o;
-  if (argc < 2) return Usage("enqueue-bulk, enqueue-single or latency?");
+  const std::string list = absl::StrJoin(kSubcommands, " ");
+  if (argc < 2) return Usage(StrCat("expected one of: ", list));
   o.subcommand = argv[1];
-  if (o.subcommand != "enqueue-bulk" && o.subcommand != "enqueue-single" && o.subcommand != "latency")
-    return Usage(StrCat("there is no ", o.subcommand));
+  if (o.subcommand == "--list") {
+    std::printf("%s\n", list.c_str());
+    return 0;
+  }
+  if (std::find(std::begin(kSubcommands), std::end(kSubcommands), o.subcommand) == std::end(kSubcommands))
+    return Usage(StrCat("there is no ", o.subcommand, ", only: ", list));
   const std::map<std::string_view, std::string*> texts = {
       {"--database", &o.database}, {"--redis", &o.redis}, {"--kind", &o.kind},    {"--queue", &o.queue},
       {"--tag", &o.tag},           {"--args", &o.args},   {"--ledger", &o.ledger}};

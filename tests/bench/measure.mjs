@@ -35,9 +35,15 @@ export function percentile(sorted, share) {
   return sorted[Math.max(0, Math.ceil(share * sorted.length) - 1)];
 }
 
+// From several workers' progress: {first, last, done}.
+export function together(all) {
+  const known = (name) => all.map((each) => each[name]).filter((value) => value !== null);
+  return { done: all.reduce((sum, each) => sum + each.done, 0), first: Math.min(...known('first')), last: Math.max(...known('last')) };
+}
+
 // One row. For rates more is better, for anything else less. `more` are keys of its own: what the ledger counted.
 export function row(benchmark, metric, unit, mainstay, peer, peerName, more = {}) {
-  return { benchmark, metric, unit, mainstay, peer, peer_name: peerName, ratio: metric === 'per_s' ? mainstay / peer : peer / mainstay, ...more };
+  return { benchmark, metric, unit, mainstay, peer, peer_name: peerName, ratio: metric.startsWith('per_s') ? mainstay / peer : peer / mainstay, ...more };
 }
 
 // A program's standard output; fails with its errors when it fails.

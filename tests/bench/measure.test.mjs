@@ -5,7 +5,8 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { test } from 'node:test';
 import { cpuSeconds, parseStat, residentMegabytes, treeOf, withCpu } from './cpu.mjs';
-import { median, percentile, rounds, row } from './measure.mjs';
+import { Ledger } from './ledger.mjs';
+import { median, percentile, rounds, row, together } from './measure.mjs';
 
 // A /proc with these processes: {pid, parent, command, user, system, childUser, childSystem, pages}, times in ticks.
 function proc(t, processes) {
@@ -94,6 +95,39 @@ test('a percentile is a value that occurred', () => {
 
 test('a ratio above 1 means Mainstay is better, whatever is measured', () => {
   assert.equal(row('x', 'per_s', '1/s', 400, 100, 'p').ratio, 4);
+  assert.equal(row('x', 'per_s_merged', '1/s', 400, 100, 'p').ratio, 4);
   assert.equal(row('x', 'p99_ms', 'ms', 2, 8, 'p').ratio, 4);
   assert.deepEqual(row('x', 'per_s', '1/s', 1, 1, 'p', { lost: 0 }).lost, 0);
+});
+
+const counts = { added: 10, ids: 10, done: 10, waiting: 0, lost: 0, double: 0, again: 0, failed: 0 };
+
+test('a ledger that balances has no problem, and its counts are since it was asked last', () => {
+  const ledger = new Ledger();
+  ledger.note('a', counts, { expected: 10 });
+  ledger.note('b', { ...counts, again: 2 }, { expected: 10 });
+  assert.deepEqual(ledger.problems, []);
+  assert.deepEqual(ledger.take(), { jobs: 20, lost: 0, double: 0, again: 2, waiting: 0 });
+  assert.equal(ledger.take().jobs, 0);
+});
+
+test('whatever does not balance is a problem, and the counts say so', () => {
+  for (const wrong of [{ lost: 1 }, { double: 1 }, { failed: 1 }, { waiting: 1 }, { ids: 9 }, { added: 9, ids: 9 }]) {
+    const ledger = new Ledger();
+    ledger.note('run', { ...counts, ...wrong }, { expected: 10 });
+    assert.equal(ledger.problems.length, 1, JSON.stringify(wrong));
+  }
+  const ledger = new Ledger();
+  ledger.note('run', { ...counts, lost: 3 }, { expected: 10 });
+  assert.equal(ledger.take().lost, 3);
+});
+
+test('jobs may wait only where a run was cut short on purpose', () => {
+  const ledger = new Ledger();
+  ledger.note('run', { ...counts, done: 4, waiting: 6 }, { expected: 10, waiting: true });
+  assert.deepEqual(ledger.problems, []);
+});
+
+test('several workers together: from the first start of any to the last end of any', () => {
+  assert.deepEqual(together([{ done: 3, first: 20, last: 90 }, { done: 4, first: 10, last: 80 }, { done: 0, first: null, last: null }]), { done: 7, first: 10, last: 90 });
 });

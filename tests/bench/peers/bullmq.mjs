@@ -1,35 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
-// The peer of jobs: BullMQ with one worker process, finished jobs removed, on the same Redis (append-only file, synced every second).
+// BullMQ on the same Redis (append-only file, synced every second). Finished jobs are removed, which is its fastest: it keeps no history.
 import { Queue, Worker } from 'bullmq';
-import { randomUUID } from 'node:crypto';
-import { createInterface } from 'node:readline';
+import { Latency, Progress, adding, serve, settings } from './loop.mjs';
 
-const settings = JSON.parse(process.argv[2]);
 const connection = { host: '127.0.0.1', port: settings.port, db: 1, maxRetriesPerRequest: null };
-console.log(JSON.stringify({ ready: true }));
-for await (const line of createInterface({ input: process.stdin })) {
-  const { count, args } = JSON.parse(line);
-  const name = `bench-${randomUUID()}`;
-  const queue = new Queue(name, { connection, defaultJobOptions: { removeOnComplete: true, removeOnFail: true } });
-  for (let i = 0; i < count; i += 500) await queue.addBulk(Array.from({ length: Math.min(500, count - i) }, () => ({ name: 'noop', data: args })));
-  let done = 0;
-  let first;
-  let last;
-  const worker = new Worker(name, async () => {
-    first ??= performance.now();
-  }, { connection, concurrency: settings.concurrency });
-  await new Promise((finished) => {
-    worker.on('completed', () => {
-      done += 1;
-      if (done === count) {
-        last = performance.now();
-        finished();
-      }
-    });
-  });
-  await worker.close();
-  await queue.obliterate({ force: true });
-  await queue.close();
-  console.log(JSON.stringify({ per_s: count / ((last - first) / 1000) }));
-}
-process.exit(0);
+const queue = new Queue(settings.queue, { connection, defaultJobOptions: { removeOnComplete: true, removeOnFail: true } });
+await queue.waitUntilReady();
+const progress = new Progress();
+const latency = new Latency();
+let worker;
+
+await serve({
+  fill: ({ count, args, batch, in_flight: inFlight }) => adding(count, batch, inFlight, (n) => queue.addBulk(Array.from({ length: n }, () => ({ name: 'noop', data: args })))),
+  single: ({ count, args, callers }) => adding(count, 1, callers, () => queue.add('noop', args)),
+  work: async ({ concurrency }) => {
+    progress.reset();
+    worker = new Worker(
+      settings.queue,
+      async (job) => {
+        progress.started();
+        latency.started(job.data.n);
+      },
+      { connection, concurrency },
+    );
+    worker.on('completed', () => progress.ended());
+    worker.on('error', (error) => console.error(error));
+    await worker.waitUntilReady();
+  },
+  progress: () => progress.answer(),
+  rest: () => worker.close(),
+  left: async () => ({ left: await queue.getJobCountByTypes('waiting', 'active', 'delayed', 'prioritized') }),
+  latency: ({ count, args, every_ms: everyMs }) => latency.measure(count, everyMs, (n) => queue.add('noop', { ...args, n })),
+});
