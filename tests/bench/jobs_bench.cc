@@ -3,6 +3,7 @@
 //
 //   jobs_bench enqueue-bulk   --callers 4 --batch 500   callers in flight, one transaction and one statement per batch
 //   jobs_bench enqueue-single --callers 16              callers at once, a transaction of its own for each job
+//   jobs_bench enqueue-merged --callers 64              the same calls, merged into common commits (MergingEnqueuer)
 //   jobs_bench latency        --every-ms 10             one job at a time, with pauses; times the call and the commit
 //   jobs_bench --list                                   the subcommands
 //
@@ -31,13 +32,14 @@
 #include "libs/base/json.h"
 #include "libs/base/strings.h"
 #include "libs/jobs/enqueue.h"
+#include "libs/jobs/merging.h"
 #include "libs/postgres/pool.h"
 #include "libs/telemetry/log.h"
 
 namespace mainstay::jobs {
 namespace {
 
-constexpr const char* kSubcommands[] = {"enqueue-bulk", "enqueue-single", "latency"};
+constexpr const char* kSubcommands[] = {"enqueue-bulk", "enqueue-single", "enqueue-merged", "latency"};
 
 struct Options {
   std::string subcommand, database, redis, kind = "mainstay.noop", queue = "default", tag, ledger;
@@ -74,6 +76,7 @@ class Load {
   absl::Status Run() {
     auto handoff = std::make_unique<RedisHandoff>(redis::ClientOptions{.url = o_.redis}, pool_);
     handoff_ = handoff.get();
+    merging_ = std::make_unique<MergingEnqueuer>(pool_, *handoff);
     callers_.resize(o_.callers);
     for (int64_t i = 0; i < o_.callers; ++i) {
       callers_[i].first = o_.jobs * i / o_.callers;
@@ -84,12 +87,22 @@ class Load {
     std::vector<std::thread> threads;
     for (Caller& caller : callers_) {
       threads.emplace_back([this, &caller, &connected] {
-        caller.status = pool_.Autocommit(Deadline(), [&](pqxx::transaction_base& tx) -> absl::Status {
-          tx.exec("SELECT 1");
+        bool waited = false;
+        auto wait = [&] {
+          waited = true;
           connected.DecrementCount();
           started_.WaitForNotification();
-          return absl::OkStatus();
-        });
+        };
+        if (merged()) {
+          wait();  // its callers need no connection each
+        } else {
+          caller.status = pool_.Autocommit(Deadline(), [&](pqxx::transaction_base& tx) -> absl::Status {
+            tx.exec("SELECT 1");
+            wait();
+            return absl::OkStatus();
+          });
+          if (!waited) connected.DecrementCount();  // nobody waits for one that failed
+        }
         if (caller.status.ok()) caller.status = Work(caller);
       });
     }
@@ -104,6 +117,7 @@ class Load {
     started_.Notify();
     for (auto& thread : threads) thread.join();
     const absl::Time returned = absl::Now();
+    merging_.reset();
     handoff.reset();  // waits until Redis was told
     const absl::Time end = absl::Now();
     for (const Caller& caller : callers_)
@@ -114,6 +128,7 @@ class Load {
   }
 
  private:
+  bool merged() const { return o_.subcommand == "enqueue-merged"; }
   static absl::Time Deadline() { return absl::Now() + absl::Minutes(10); }
 
   JobSpec Spec(int64_t n) const {
@@ -135,6 +150,16 @@ class Load {
       for (int64_t n = at; n < std::min(at + batch, caller.jobs); ++n) specs.push_back(Spec(caller.first + n));
       const absl::Time begun = absl::Now();
       std::vector<Enqueued> added;
+      if (merged()) {
+        CallContext context = context_;
+        context.deadline = Deadline();
+        auto result = merging_->Enqueue(context, std::move(specs[0]));
+        if (!result.ok()) return result.status();
+        const absl::Time committed = absl::Now();
+        caller.call_ms.push_back(absl::ToDoubleMilliseconds(committed - begun));
+        caller.done.push_back({result->id, absl::ToUnixMicros(committed)});
+        continue;
+      }
       auto body = [&](pqxx::transaction_base& tx) -> absl::Status {
         auto result = Enqueue(tx, context_, specs);
         if (!result.ok()) return result.status();
@@ -194,6 +219,7 @@ class Load {
   postgres::Pool pool_;
   CallContext context_;
   Handoff* handoff_ = nullptr;
+  std::unique_ptr<MergingEnqueuer> merging_;
   std::vector<Caller> callers_;
   absl::Notification started_;
 };
