@@ -180,7 +180,9 @@ Response ProblemResponse(const absl::Status& status, const Request& request) {
   if (type.http_status == 401) response.headers.emplace_back("www-authenticate", "Bearer");
   // Members that are really headers: {"allow", "\"GET, POST\""}.
   std::erase_if(problem.members, [&](const std::pair<std::string, std::string>& member) {
-    if (member.first != "allow" && member.first != "accept" && member.first != "accept-patch") return false;
+    if (member.first != "allow" && member.first != "accept" && member.first != "accept-encoding" &&
+        member.first != "accept-patch")
+      return false;
     std::string value = member.second;
     std::erase(value, '"');
     response.headers.emplace_back(member.first, std::move(value));

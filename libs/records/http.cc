@@ -170,7 +170,10 @@ absl::Status CheckContentType(const http::Request& request, bool patch) {
                                   : std::pair<std::string, std::string>("accept", "\"application/json\"")}});
   };
   const std::string* encoding = request.Header("content-encoding");
-  if (encoding != nullptr && *encoding != "identity") return refuse();
+  if (encoding != nullptr && !absl::EqualsIgnoreCase(*encoding, "identity"))
+    return MakeProblem(Problem{.type = "unsupported-media-type",
+                               .detail = "send the body without a content coding",
+                               .members = {{"accept-encoding", "\"identity\""}}});
   const std::string* header = request.Header("content-type");
   if (header == nullptr) return refuse();
   std::vector<absl::string_view> parts = absl::StrSplit(*header, ';');

@@ -59,12 +59,16 @@ bool AcceptsJson(const http::Request& request) {
 absl::Status CheckJsonType(const http::Request& request) {
   if (const std::string* coding = request.Header("content-encoding");
       coding != nullptr && !absl::EqualsIgnoreCase(*coding, "identity")) {
-    return MakeProblem("unsupported-media-type", "send the body without a content coding");
+    return MakeProblem(Problem{.type = "unsupported-media-type",
+                               .detail = "send the body without a content coding",
+                               .members = {{"accept-encoding", "\"identity\""}}});
   }
   const std::string* header = request.Header("content-type");
   const std::string type = MediaType(header);
   if (type != "application/json" && !(request.method == "PATCH" && type == "application/merge-patch+json"))
-    return MakeProblem("unsupported-media-type", "send application/json");
+    return MakeProblem(Problem{.type = "unsupported-media-type",
+                               .detail = "send application/json",
+                               .members = {{"accept", "\"application/json\""}}});
   const size_t charset = header->find("charset=");
   if (charset != std::string::npos) {
     std::string value = header->substr(charset + 8);
