@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "libs/base/clock.h"
+#include "libs/jobs/flow_sql.h"
 
 namespace mainstay::jobs {
 
@@ -67,6 +68,8 @@ int64_t Complete(pqxx::transaction_base& tx, CompleteArrays&& batch, const Uuid*
       if (item.first == pqxx::array_parser::juncture::string_value) freed->push_back(std::stoll(item.second));
     }
   }
+  // After the slots, which jobs of other flows may be waiting for.
+  if (!row[3].is_null()) Run(tx, sql::kFinishFlowJobs, row[3].c_str(), row[4].c_str());
   return row[0].as<int64_t>();
 }
 

@@ -8,6 +8,7 @@
 #include "libs/base/clock.h"
 #include "libs/base/problem.h"
 #include "libs/base/status.h"
+#include "libs/jobs/flow_sql.h"
 #include "libs/jobs/in_hand.h"
 #include "libs/jobs/store.h"
 #include "libs/postgres/errors.h"
@@ -71,6 +72,7 @@ absl::StatusOr<Revived> Revive(pqxx::transaction_base& tx, absl::Span<const Uuid
         out.publish.push_back({.key = row[8].as<int64_t>()});
       }
     }
+    Run(tx, sql::kReviveFlowJobs, Ids(dead));
     return out;
   } catch (...) {
     return postgres::StatusFromCurrentException();

@@ -123,7 +123,7 @@ RETURNING j.id, j.fence, j.attempt, j.kind, j.queue, j.priority, j.tenant, j.pri
 
 // Final states: out of the hot table, into history, unique keys freed; one statement, fenced. Locks the rows of the
 // batch. $7: runs to count, NULL for one. Returns one row: how many changed, the changed ids and their key hashes where
-// they have one.
+// they have one, those with a flow and their states.
 inline constexpr Named kComplete = {"jobs_complete", R"sql(
 WITH gone AS (
   DELETE FROM mainstay.jobs j
@@ -146,7 +146,8 @@ WITH gone AS (
          g.version, g.concurrency_key, g.concurrency_limit, g.unique_hash
   FROM gone g
 )
-SELECT count(*), array_agg(id) FILTER (WHERE key_hash IS NOT NULL), array_agg(key_hash) FILTER (WHERE key_hash IS NOT NULL) FROM gone)sql"};
+SELECT count(*), array_agg(id) FILTER (WHERE key_hash IS NOT NULL), array_agg(key_hash) FILTER (WHERE key_hash IS NOT NULL),
+       array_agg(id) FILTER (WHERE flow IS NOT NULL), array_agg(final) FILTER (WHERE flow IS NOT NULL) FROM gone)sql"};
 
 // Retries and snoozes: due later, under a raised fence. A keyed job keeps its slot, so its key waits for it. $3 delay
 // (seconds), $4 error (else a snooze).

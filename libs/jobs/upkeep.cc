@@ -6,6 +6,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "libs/base/status.h"
+#include "libs/jobs/flows.h"
 #include "libs/postgres/pool.h"
 #include "libs/telemetry/log.h"
 #include "libs/telemetry/metrics.h"
@@ -157,6 +158,7 @@ void Upkeep::Run() {
       if (now - last_loose > std::min(options_.sweep, absl::Seconds(5))) {
         last_loose = now;
         step(LooseKeys());
+        step(SettleFlows(pool_));
       }
       if (now - last_reclaim > options_.lease / 3) {
         last_reclaim = now;
@@ -555,6 +557,7 @@ absl::Status Upkeep::ReclaimExpired() {
 }
 
 absl::Status Upkeep::History() {
+  RETURN_IF_ERROR(ForgetFlows(pool_, options_.retention));
   return Query([&](pqxx::transaction_base& tx) -> absl::Status {
     jobs::Run(tx, sql::kMaintainHistory, absl::ToDoubleSeconds(options_.retention));
     jobs::Run(tx, sql::kForgetWorkers);
