@@ -5,8 +5,9 @@
 // The row decides everything; Redis only says sooner what may run. A slow, live job can run twice (its lease looked
 // lost), but only the holder of the newest fence can change anything. Redis away: jobs are claimed from PostgreSQL in
 // batches. PostgreSQL away: nothing new is started, results wait in bounded memory, nothing is acknowledged before it
-// is stored. Threads: one reads and checks, `executors` run handlers, one stores results, one renews leases, one does
-// the upkeep. States and protocol: README.md.
+// is stored. Handlers run in its runners (runner.h): children of this worker, threads, other programs. Threads of its
+// own: one reads and checks, one stores results, one stores progress, one renews leases, one does the upkeep. States
+// and protocol: README.md.
 #pragma once
 
 #include <functional>
@@ -40,6 +41,7 @@ struct QueueSettings {
   int max_attempts = 20, max_crashes = 3, concurrency = 0;
 };
 
+class Runner;
 class Sealer;
 
 struct EngineOptions {
@@ -47,10 +49,11 @@ struct EngineOptions {
   redis::ClientOptions redis;
   // Opens sensitive arguments for handlers; null: such jobs fail here, and are tried again. Outlives the engine.
   const Sealer* sealer = nullptr;
-  // Handlers at work at once, 1 or more.
+  Uuid worker = NewUuid();  // its id in rows and streams
+  // Handlers at work at once on threads, 1 or more: only for an engine that is given a registry.
   int executors = 16;
   // Entries per read, and the most jobs in hand (waiting, running, finished but not stored).
-  int read_batch = 200, max_in_hand = 2000;
+  int read_batch = 500, max_in_hand = 4000;
   // Results per completing statement.
   int store_batch = 500;
   // Lease renewal, cancellation and "this job lasts" are looked at once per heartbeat; the lease must be at least twice
@@ -79,15 +82,16 @@ struct EngineOptions {
 absl::Status Validate(const EngineOptions& options);
 
 struct EngineStats {
-  int64_t started = 0, succeeded = 0, retried = 0, dead = 0, fenced = 0, claimed = 0, reissued = 0;
+  int64_t succeeded = 0, retried = 0, dead = 0, fenced = 0, claimed = 0, reissued = 0;
   int waiting = 0, running = 0, unstored = 0;
   bool leading = false, redis_down = false;
 };
 
 class Engine {
  public:
-  // `pool` must pin plans; at least 3 connections beside what handlers use. `registry` is constant from now on. Both
-  // outlive this.
+  // `pool` must pin plans; at least 4 connections beside what handlers use. It outlives this.
+  Engine(EngineOptions options, std::vector<std::shared_ptr<Runner>> runners, postgres::Pool& pool);
+  // Handlers on threads of this process (threads.h). `registry` is constant from now on and outlives this.
   Engine(EngineOptions options, const Registry& registry, postgres::Pool& pool);
   ~Engine();  // Drain with no time, when it was not drained
 
@@ -95,8 +99,8 @@ class Engine {
   // holds a lease.
   absl::Status Start();
   // Stops reading, lets running jobs finish within `deadline`, cancels the rest and hands it back under a raised fence
-  // and at no cost. Harmless twice or before Start. false: a handler did not return; its thread still runs, the process
-  // should end without waiting for it.
+  // and at no cost. Harmless twice or before Start. false: a handler's thread in this process did not return; the
+  // process should end without waiting for it.
   bool Drain(absl::Duration deadline);
 
   const Uuid& id() const;

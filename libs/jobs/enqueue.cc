@@ -14,6 +14,7 @@
 #include "libs/base/status.h"
 #include "libs/base/strings.h"
 #include "libs/base/text.h"
+#include "libs/jobs/arrays.h"
 #include "libs/jobs/keys.h"
 #include "libs/jobs/sealer.h"
 #include "libs/jobs/sql.h"
@@ -136,45 +137,6 @@ std::string PrincipalJson(const Principal& principal) {
   // into a job.
   w.EndArray().EndObject();
   return json;
-}
-
-// An array parameter in PostgreSQL's binary form.
-class BinaryArray {
- public:
-  BinaryArray(uint32_t element_type, size_t bytes) {
-    data_.reserve(20 + bytes);
-    Int(1);  // dimensions
-    Int(0);  // no NULLs
-    Int(element_type);
-    Int(0);  // elements, set at the end
-    Int(1);  // lower bound
-  }
-  void Add(std::string_view element) {
-    ++count_;
-    Int(static_cast<uint32_t>(element.size()));
-    data_.append(element);
-  }
-  pqxx::binarystring Finish() {
-    const size_t end = data_.size();
-    Int(count_);
-    data_.replace(12, 4, data_, end, 4);
-    data_.resize(end);
-    return pqxx::binarystring(data_);
-  }
-
- private:
-  void Int(uint32_t value) {
-    const char bytes[] = {static_cast<char>(value >> 24), static_cast<char>(value >> 16), static_cast<char>(value >> 8),
-                          static_cast<char>(value)};
-    data_.append(bytes, 4);
-  }
-  std::string data_;
-  uint32_t count_ = 0;
-};
-constexpr uint32_t kUuidType = 2950, kJsonType = 114;
-
-std::string_view Bytes(const Uuid& uuid) {
-  return {reinterpret_cast<const char*>(uuid.bytes.data()), uuid.bytes.size()};
 }
 
 // A column that few jobs have: empty when none has it.
@@ -428,7 +390,7 @@ class Call {
     const CallContext& c = ContextOf(first);
     size_t bytes = 0;
     for (const size_t i : fresh) bytes += jobs_[i].args.size() + 4;
-    BinaryArray ids(kUuidType, fresh.size() * 20), args(kJsonType, bytes);
+    BinaryArray ids(BinaryArray::kUuid, fresh.size() * 20), args(BinaryArray::kJson, bytes);
     for (const size_t i : fresh) {
       ids.Add(Bytes(out_[i].id));
       args.Add(jobs_[i].args);
@@ -474,7 +436,7 @@ class Call {
       job.priority.has_value() ? priorities.Add(StrCat(*job.priority)) : priorities.AddNull();
       lenient.Add(job.catalog_hash.empty() ? "f" : "t");
     }
-    BinaryArray ids(kUuidType, fresh.size() * 20), args(kJsonType, bytes);
+    BinaryArray ids(BinaryArray::kUuid, fresh.size() * 20), args(BinaryArray::kJson, bytes);
     RareColumn tenant, kind, principal, traceparent, request_id, catalog_hash, sealed, run_at, deadline, unique_hash,
         unique_key, key_hash, ordering_key, limit_hash, concurrency_key, concurrency_limit, attempts, tags, options,
         version;

@@ -5,6 +5,7 @@
 #include <cstdlib>
 
 #include "libs/base/problem.h"
+#include "libs/jobs/keys.h"
 
 namespace mainstay::jobs {
 
@@ -64,23 +65,25 @@ Outcome Outcome::FromStatus(const absl::Status& status) {
   }
 }
 
-void Registry::Register(std::string kind, Handler handler) {
-  const auto [it, added] = handlers_.emplace(std::move(kind), std::move(handler));
-  if (!added) {
-    std::fprintf(stderr, "job kind \"%s\" is registered twice\n", it->first.c_str());
-    std::abort();
+void Registry::Register(std::string kind, Handler handler, const std::vector<int>& versions) {
+  for (const int version : versions) {
+    const auto [it, added] = handlers_.emplace(Route(kind, version), handler);
+    if (!added) {
+      std::fprintf(stderr, "job kind \"%s\" is registered twice\n", it->first.c_str());
+      std::abort();
+    }
   }
 }
 
-const Handler* Registry::Find(std::string_view kind) const {
-  const auto it = handlers_.find(kind);
+const Handler* Registry::Find(std::string_view route) const {
+  const auto it = handlers_.find(route);
   return it == handlers_.end() ? nullptr : &it->second;
 }
 
-std::vector<std::string> Registry::kinds() const {
-  std::vector<std::string> kinds;
-  for (const auto& [kind, handler] : handlers_) kinds.push_back(kind);
-  return kinds;
+std::vector<std::string> Registry::routes() const {
+  std::vector<std::string> routes;
+  for (const auto& handler : handlers_) routes.push_back(handler.first);
+  return routes;
 }
 
 }  // namespace mainstay::jobs

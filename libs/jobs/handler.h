@@ -2,8 +2,8 @@
 // What the author of a job writes: a function from a job to an outcome, registered by kind.
 //
 // A job may run again after a crash or a lost reply: handlers are idempotent, and FinishIn gives exactly-once effects
-// in PostgreSQL. A handler never sees the process it runs in; Registry, RunningJob and Outcome stay the same when it
-// moves to a child process.
+// in PostgreSQL. Handlers run in child processes of the worker (worker_main.h), several at once on threads; one that
+// crashes takes only its child down.
 #pragma once
 
 #include <functional>
@@ -21,6 +21,9 @@
 
 namespace pqxx {
 class transaction_base;
+}
+namespace mainstay::postgres {
+class Pool;
 }
 
 namespace mainstay::jobs {
@@ -48,6 +51,7 @@ class RunningJob {
   virtual ~RunningJob() = default;
   virtual const Uuid& id() const = 0;
   virtual std::string_view kind() const = 0;
+  virtual int version() const = 0;            // of the kind: what its args look like; 0 unless the producer said
   virtual std::string_view args() const = 0;  // JSON
   virtual int64_t fence() const = 0;
   virtual int attempt() const = 0;  // from 1
@@ -58,11 +62,15 @@ class RunningJob {
   virtual std::string_view checkpoint() const = 0;
   // Stored under the fence; FailedPrecondition "fenced" when the job was handed to someone else: stop.
   virtual absl::Status SaveCheckpoint(std::string_view json) = 0;
-  virtual absl::Status Progress(double percent, std::string_view message) = 0;
+  // percent: 0 to 100. message: at most 500 bytes. counters: "rows" → 1000.
+  virtual absl::Status Progress(double percent, std::string_view message,
+                                const std::map<std::string, int64_t>& counters = {}) = 0;
   // Finishes the job inside the handler's own transaction: its effects and the completion commit together or not at
   // all. Fails with "fenced" when the fence is stale (roll back). Return Outcome::Done afterwards; the worker sees that
   // it is stored.
   virtual absl::Status FinishIn(pqxx::transaction_base& tx, const Outcome& outcome) = 0;
+  // The worker's database, for handlers; it connects when it is first used.
+  virtual postgres::Pool& pool() = 0;
 };
 
 using Handler = std::function<Outcome(RunningJob&)>;
@@ -70,10 +78,12 @@ using Handler = std::function<Outcome(RunningJob&)>;
 // Kinds and their handlers. Filled at start, constant afterwards.
 class Registry {
  public:
-  // Dies when the kind is registered twice: a programming error.
-  void Register(std::string kind, Handler handler);
-  const Handler* Find(std::string_view kind) const;
-  std::vector<std::string> kinds() const;
+  // `versions`: of the kind's arguments that the handler understands; a worker never gets a job of another version.
+  // Dies when one is registered twice: a programming error.
+  void Register(std::string kind, Handler handler, const std::vector<int>& versions = {0});
+  const Handler* Find(std::string_view route) const;
+  // What a worker announces: "mail.send", from version 1 on "mail.send@1".
+  std::vector<std::string> routes() const;
 
  private:
   std::map<std::string, Handler, std::less<>> handlers_;

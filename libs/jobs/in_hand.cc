@@ -1,20 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "libs/jobs/in_hand.h"
 
-#include <charconv>
+#include <algorithm>
+#include <random>
 
-#include "absl/strings/str_cat.h"
 #include "libs/base/clock.h"
+#include "libs/base/json.h"
+#include "libs/base/strings.h"
+#include "libs/base/text.h"
 #include "libs/jobs/flow_sql.h"
 
 namespace mainstay::jobs {
+namespace {
+
+constexpr size_t kMaxResult = 64 << 10, kMaxMessage = 2000;
+constexpr absl::Duration kMaxDelay = absl::Hours(24 * 366);
+
+double Random() {
+  thread_local std::mt19937_64 engine{std::random_device{}()};
+  return std::uniform_real_distribution<double>(0, 1)(engine);
+}
+
+}  // namespace
 
 void CompleteArrays::Add(const Uuid& id, int64_t fence, int state, const std::string* result, std::string_view code,
                          std::string_view message, int counted, double seconds) {
   ++size;
-  ids.Add(id.ToString());
-  fences.Add(absl::StrCat(fence));
-  states.Add(absl::StrCat(state));
+  ids.Add(id);
+  fences.AddInt8(fence);
+  states.AddInt2(static_cast<int16_t>(state));
   result != nullptr&&* result != "null" ? results.Add(*result) : results.AddNull();
   if (code.empty()) {
     codes.AddNull();
@@ -23,22 +37,64 @@ void CompleteArrays::Add(const Uuid& id, int64_t fence, int state, const std::st
     codes.Add(code);
     messages.Add(message);
   }
-  ran.Add(absl::StrCat(counted));
-  took.Add(absl::StrCat(seconds));
+  ran.AddInt4(counted);
+  took.AddFloat8(seconds);
 }
 
 void RetryArrays::Add(const Uuid& id, int64_t fence, absl::Duration delay, std::string_view code,
                       std::string_view message) {
   ++size;
-  ids.Add(id.ToString());
-  fences.Add(absl::StrCat(fence));
-  delays.Add(absl::StrCat(absl::ToDoubleSeconds(delay)));
+  ids.Add(id);
+  fences.AddInt8(fence);
+  delays.AddFloat8(absl::ToDoubleSeconds(delay));
   if (code.empty()) {
     codes.AddNull();
     messages.AddNull();
   } else {
     codes.Add(code);
     messages.Add(message);
+  }
+}
+
+void Sort(const JobData& job, const Outcome& o, double took, CompleteArrays& complete, RetryArrays& retry) {
+  const double seconds = std::max(took, 0.0);
+  const std::string code = CleanText(o.code.empty() ? "error" : std::string_view(o.code), 100),
+                    message = CleanText(o.message, kMaxMessage);
+  switch (o.kind) {
+    case Outcome::Kind::kDone: {
+      if (o.result == "null") {
+        complete.Add(job.id, job.fence, kStateSucceeded, nullptr, "", "", 1, seconds);
+        return;
+      }
+      std::string result = o.result;
+      if (result.size() > kMaxResult) {
+        result = StrCat("{\"truncated\":true,\"bytes\":", o.result.size(), "}");
+      } else if (!JsonDocument::Parse(result).ok()) {
+        result = "{\"invalid\":true}";
+      }
+      complete.Add(job.id, job.fence, kStateSucceeded, &result, "", "", 1, seconds);
+      return;
+    }
+    case Outcome::Kind::kDiscard:
+      complete.Add(job.id, job.fence, kStateDiscarded, nullptr, code, message, took < 0 ? 0 : 1, seconds);
+      return;
+    case Outcome::Kind::kDead:
+      complete.Add(job.id, job.fence, kStateDead, nullptr, code, message, 1, seconds);
+      return;
+    case Outcome::Kind::kSnooze:
+      retry.Add(job.id, job.fence, std::clamp(o.after.value_or(absl::Seconds(1)), absl::ZeroDuration(), kMaxDelay), "",
+                "");
+      return;
+    case Outcome::Kind::kRetry:
+      if (job.attempt + 1 >= job.max_attempts) {
+        complete.Add(job.id, job.fence, kStateDead, nullptr, code, message, 1, seconds);
+        return;
+      }
+      retry.Add(job.id, job.fence,
+                o.after.has_value() ? std::clamp(*o.after, absl::ZeroDuration(), kMaxDelay)
+                                    : RetryDelay(job.backoff, job.attempt + 1, Random),
+                code, message);
+      return;
   }
 }
 
@@ -55,9 +111,8 @@ int64_t Complete(pqxx::transaction_base& tx, CompleteArrays&& batch, const Uuid*
                  std::vector<int64_t>* freed, std::vector<Handout>* handouts) {
   const std::string worker_id = worker != nullptr ? worker->ToString() : "";
   const pqxx::result rows =
-      Run(tx, sql::kComplete, std::move(batch.ids).Finish(), std::move(batch.fences).Finish(),
-          std::move(batch.states).Finish(), std::move(batch.results).Finish(), std::move(batch.codes).Finish(),
-          std::move(batch.messages).Finish(), std::move(batch.ran).Finish(), std::move(batch.took).Finish(),
+      Run(tx, sql::kComplete, batch.ids.Finish(), batch.fences.Finish(), batch.states.Finish(), batch.results.Finish(),
+          batch.codes.Finish(), batch.messages.Finish(), batch.ran.Finish(), batch.took.Finish(),
           worker != nullptr ? worker_id.c_str() : static_cast<const char*>(nullptr), worker_name);
   const auto row = rows[0];
   if (!row[1].is_null()) {
@@ -73,8 +128,17 @@ int64_t Complete(pqxx::transaction_base& tx, CompleteArrays&& batch, const Uuid*
   return row[0].as<int64_t>();
 }
 
+int64_t Retry(pqxx::transaction_base& tx, RetryArrays&& batch, const std::string& worker_name) {
+  return static_cast<int64_t>(Run(tx, sql::kRetry, batch.ids.Finish(), batch.fences.Finish(), batch.delays.Finish(),
+                                  batch.codes.Finish(), batch.messages.Finish(), worker_name)
+                                  .size());
+}
+
 absl::Time Mono() {
   return absl::UnixEpoch() + Clock::Real().Monotonic();
+}
+int64_t MonoMicros() {
+  return absl::ToInt64Microseconds(Clock::Real().Monotonic());
 }
 
 std::string CleanText(std::string_view text, size_t limit) {

@@ -8,6 +8,7 @@
 #include "libs/base/clock.h"
 #include "libs/base/problem.h"
 #include "libs/base/status.h"
+#include "libs/base/text.h"
 #include "libs/jobs/flow_sql.h"
 #include "libs/jobs/in_hand.h"
 #include "libs/jobs/store.h"

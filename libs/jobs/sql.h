@@ -83,14 +83,22 @@ inline constexpr Named kPromoteKeys = {
 
 // ---- workers ----
 
+// What a worker needs of a job it takes; the order is that of Taken (reading.cc). `args` comes before, then whether its
+// start deadline has passed and whether it is paused.
+#define MAINSTAY_JOB_HEAD                                                                                      \
+  "j.id, j.fence, j.attempt, j.kind, j.queue, j.priority, j.tenant, j.principal, j.max_attempts, j.key_hash, " \
+  "j.traceparent, j.request_id, j.checkpoint, "
+#define MAINSTAY_JOB_TAIL                                                                           \
+  ", extract(epoch FROM clock_timestamp() - coalesce(j.run_at, j.created_at))::float8, j.options, " \
+  "encode(j.sensitive_args, 'hex'), j.version, j.crashes, j.max_crashes, j.suspicions "
+
 // The start check of one batch of entries: what is finished, cancelled or fenced does not come back. A keyed job runs
-// only while it holds its key's slot. No lock, no write. $1 ids, $2 fences, $3 whether args are wanted (they were not
-// in the entry).
-inline constexpr Named kCheck = {"jobs_check", R"sql(
-SELECT j.id, j.fence, j.attempt, j.kind, j.queue, j.priority, j.tenant, j.principal, j.max_attempts, j.key_hash, j.traceparent, j.request_id, j.checkpoint,
-       CASE WHEN i.want THEN j.args::text END, j.deadline <= clock_timestamp(),
-       EXISTS (SELECT 1 FROM mainstay.job_queues q WHERE q.name = j.queue AND q.paused_at IS NOT NULL AND (q.paused_until IS NULL OR q.paused_until > clock_timestamp())),
-       extract(epoch FROM clock_timestamp() - coalesce(j.run_at, j.created_at))::float8, j.options, encode(j.sensitive_args, 'hex') AS sealed
+// only while it holds its key's slot. No lock, no write. Pauses are looked up once for the batch. $1 ids, $2 fences, $3
+// whether args are wanted (they were not in the entry).
+inline constexpr Named kCheck = {"jobs_check", "SELECT " MAINSTAY_JOB_HEAD R"sql(
+  CASE WHEN i.want THEN j.args::text END, j.deadline <= clock_timestamp(),
+  j.queue = ANY (ARRAY(SELECT q.name FROM mainstay.job_queues q WHERE q.paused_at IS NOT NULL AND (q.paused_until IS NULL OR q.paused_until > clock_timestamp()))))sql" MAINSTAY_JOB_TAIL
+                                               R"sql(
 FROM unnest($1::uuid[], $2::bigint[], $3::boolean[]) AS i (id, fence, want) JOIN mainstay.jobs j ON j.id = i.id AND j.fence = i.fence
 WHERE j.state = 4 OR (j.state = 2 AND EXISTS (SELECT 1 FROM mainstay.job_slots s WHERE s.key_hash = j.key_hash AND s.job = j.id)))sql"};
 
@@ -100,26 +108,24 @@ WHERE j.state = 4 OR (j.state = 2 AND EXISTS (SELECT 1 FROM mainstay.job_slots s
 inline constexpr Named kClaim = {"jobs_claim", R"sql(
 WITH next AS (
   SELECT j.id FROM mainstay.jobs j
-  WHERE j.queue = $1 AND j.priority = $2 AND j.id > $3::uuid AND j.kind = ANY ($5::text[])
+  WHERE j.queue = $1 AND j.priority = $2 AND j.id > $3::uuid AND mainstay.job_route(j.kind, j.version) = ANY ($5::text[])
     AND (j.state = 3 OR (j.state = 4 AND j.published_at < clock_timestamp() - $7::float8 * interval '1 second'))
   ORDER BY j.id LIMIT $4 FOR UPDATE SKIP LOCKED
 )
 UPDATE mainstay.jobs j SET state = 5, fence = j.fence + 1, worker = $6::uuid, started_at = coalesce(j.started_at, clock_timestamp())
 FROM next n WHERE j.id = n.id
-RETURNING j.id, j.fence, j.attempt, j.kind, j.queue, j.priority, j.tenant, j.principal, j.max_attempts, j.key_hash, j.traceparent, j.request_id, j.checkpoint, j.args::text,
-          j.deadline <= clock_timestamp(), false, extract(epoch FROM clock_timestamp() - coalesce(j.run_at, j.created_at))::float8, j.options, encode(j.sensitive_args, 'hex') AS sealed)sql"};
+RETURNING )sql" MAINSTAY_JOB_HEAD "j.args::text, j.deadline <= clock_timestamp(), false" MAINSTAY_JOB_TAIL};
 // The same for holders of keys.
 inline constexpr Named kClaimKeyed = {"jobs_claim_keyed", R"sql(
 WITH next AS (
   SELECT j.id FROM mainstay.job_slots s JOIN mainstay.jobs j ON j.id = s.job
-  WHERE j.state = 2 AND j.kind = ANY ($2::text[]) AND greatest(s.taken_at, j.published_at) < clock_timestamp() - $4::float8 * interval '1 second'
+  WHERE j.state = 2 AND mainstay.job_route(j.kind, j.version) = ANY ($2::text[]) AND greatest(s.taken_at, j.published_at) < clock_timestamp() - $4::float8 * interval '1 second'
     AND NOT EXISTS (SELECT 1 FROM mainstay.job_queues q WHERE q.name = j.queue AND q.paused_at IS NOT NULL AND (q.paused_until IS NULL OR q.paused_until > clock_timestamp()))
   LIMIT $1 FOR UPDATE OF j SKIP LOCKED
 )
 UPDATE mainstay.jobs j SET state = 5, fence = j.fence + 1, worker = $3::uuid, started_at = coalesce(j.started_at, clock_timestamp())
 FROM next n WHERE j.id = n.id
-RETURNING j.id, j.fence, j.attempt, j.kind, j.queue, j.priority, j.tenant, j.principal, j.max_attempts, j.key_hash, j.traceparent, j.request_id, j.checkpoint, j.args::text,
-          j.deadline <= clock_timestamp(), false, extract(epoch FROM clock_timestamp() - coalesce(j.run_at, j.created_at))::float8, j.options, encode(j.sensitive_args, 'hex') AS sealed)sql"};
+RETURNING )sql" MAINSTAY_JOB_HEAD "j.args::text, j.deadline <= clock_timestamp(), false" MAINSTAY_JOB_TAIL};
 
 // Final states: out of the hot table, into history, unique keys freed; one statement, fenced. Locks the rows of the
 // batch. $7: runs to count, NULL for one. Returns one row: how many changed, the changed ids and their key hashes where
@@ -154,7 +160,7 @@ SELECT count(*), array_agg(id) FILTER (WHERE key_hash IS NOT NULL), array_agg(ke
 inline constexpr Named kRetry = {"jobs_retry", R"sql(
 UPDATE mainstay.jobs j
 SET state = 1, fence = j.fence + 1, due_at = clock_timestamp() + i.delay * interval '1 second', run_at = clock_timestamp() + i.delay * interval '1 second', worker = NULL, published_at = NULL,
-    started_at = NULL, attempt = j.attempt + CASE WHEN i.code IS NULL THEN 0 ELSE 1 END, snoozes = j.snoozes + CASE WHEN i.code IS NULL THEN 1 ELSE 0 END,
+    started_at = NULL, suspicions = 0, attempt = j.attempt + CASE WHEN i.code IS NULL THEN 0 ELSE 1 END, snoozes = j.snoozes + CASE WHEN i.code IS NULL THEN 1 ELSE 0 END,
     fingerprint = CASE WHEN i.code IS NULL THEN j.fingerprint ELSE mainstay.job_fingerprint(i.code, i.message) END,
     errors = CASE WHEN i.code IS NULL THEN j.errors
                   ELSE coalesce(CASE WHEN jsonb_array_length(j.errors) >= 20 THEN j.errors - 0 ELSE j.errors END, '[]'::jsonb)
@@ -162,6 +168,23 @@ SET state = 1, fence = j.fence + 1, due_at = clock_timestamp() + i.delay * inter
 FROM unnest($1::uuid[], $2::bigint[], $3::float8[], $4::text[], $5::text[]) AS i (id, fence, delay, code, message)
 WHERE j.id = i.id AND j.fence = i.fence
 RETURNING j.id)sql"};
+
+// Jobs whose process died. $3 delay (seconds) and $4 evidence of one that ran alone: it pays with its crash budget, and
+// is due later. NULL: a suspect, handed out again at once to run alone, by the caller for those that come back as
+// `published` or that hold a key. Fenced.
+inline constexpr Named kCrash = {"jobs_crash", R"sql(
+UPDATE mainstay.jobs j
+SET fence = j.fence + 1, state = CASE WHEN i.evidence IS NOT NULL THEN 1 WHEN j.key_hash IS NOT NULL THEN 2 ELSE 4 END, worker = NULL, started_at = NULL,
+    due_at = CASE WHEN i.evidence IS NOT NULL THEN clock_timestamp() + i.delay * interval '1 second' END,
+    published_at = CASE WHEN i.evidence IS NULL THEN clock_timestamp() END,
+    crashes = j.crashes + CASE WHEN i.evidence IS NULL THEN 0 ELSE 1 END, suspicions = j.suspicions + 1,
+    fingerprint = CASE WHEN i.evidence IS NULL THEN j.fingerprint ELSE mainstay.job_fingerprint('crashed', i.evidence) END,
+    errors = CASE WHEN i.evidence IS NULL THEN j.errors
+                  ELSE coalesce(CASE WHEN jsonb_array_length(j.errors) >= 20 THEN j.errors - 0 ELSE j.errors END, '[]'::jsonb)
+                       || jsonb_build_object('attempt', j.attempt + 1, 'at', clock_timestamp(), 'code', 'crashed', 'message', i.evidence, 'worker', $5::text) END
+FROM unnest($1::uuid[], $2::bigint[], $3::float8[], $4::text[]) AS i (id, fence, delay, evidence)
+WHERE j.id = i.id AND j.fence = i.fence
+RETURNING j.id, j.fence, j.attempt, j.kind, j.queue, j.priority, CASE WHEN j.sensitive_args IS NULL AND octet_length(j.args::text) <= 4096 THEN j.args::text END, j.state, j.crashes, j.max_crashes)sql"};
 
 // Hands jobs out anew (drain, sweep, reclaim): fence raised first, then the caller adds those that come back as
 // `published` or that hold a key. $3: 3 back to the backlog, 4 published. 1 looked at again in two seconds (a keyed job
@@ -198,10 +221,11 @@ RETURNING j.id)sql"};
 inline constexpr Named kHeld = {"jobs_held", R"sql(
 SELECT j.id FROM unnest($1::uuid[], $2::bigint[]) AS i (id, fence) JOIN mainstay.jobs j ON j.id = i.id AND j.fence = i.fence)sql"};
 
-inline constexpr Named kProgress = {"jobs_progress",
-                                    "UPDATE mainstay.jobs SET progress = $3::jsonb WHERE id = $1::uuid AND fence = $2"};
-inline constexpr Named kCheckpoint = {
-    "jobs_checkpoint", "UPDATE mainstay.jobs SET checkpoint = $3::json WHERE id = $1::uuid AND fence = $2"};
+// Progress and checkpoints of several jobs ($3, $4: NULL keeps what is there). Fenced.
+inline constexpr Named kNotes = {"jobs_notes", R"sql(
+UPDATE mainstay.jobs j SET progress = coalesce(i.progress::jsonb, j.progress), checkpoint = coalesce(i.checkpoint::json, j.checkpoint)
+FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[]) AS i (id, fence, progress, checkpoint)
+WHERE j.id = i.id AND j.fence = i.fence RETURNING j.id)sql"};
 
 // The worker's lease. $5 seconds.
 inline constexpr Named kRenewWorker = {"jobs_renew_worker", R"sql(

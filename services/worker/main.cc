@@ -8,12 +8,15 @@
 
 #include <atomic>
 #include <cstdio>
+#include <mutex>
 #include <optional>
 #include <thread>
 
 #include "libs/base/strings.h"
 #include "libs/base/text.h"
 #include "libs/catalog/watcher.h"
+#include "libs/jobs/child.h"
+#include "libs/jobs/children.h"
 #include "libs/jobs/engine.h"
 #include "libs/jobs/enqueue.h"
 #include "libs/jobs/merging.h"
@@ -37,7 +40,7 @@ namespace {
 struct Options {
   rpc::ServiceOptions service{.name = "worker"};
   std::string integrations, transfer, cursor_key, secrets_key_file;
-  int64_t executors = 16, window = 20000, database_connections = 0;
+  int64_t executors = 16, children = 2, child_memory_mb = 2048, window = 20000, database_connections = 0;
   absl::Duration heartbeat = absl::Seconds(5), lease = absl::Seconds(15), sweep = absl::Seconds(30),
                  retention = absl::Hours(24 * 7);
 
@@ -52,9 +55,13 @@ struct Options {
         "secrets_key_file", &secrets_key_file,
         "file with the key-encryption keys, as of the other services; without it jobs with sensitive arguments "
         "are refused");
-    reader.Int("executors", &executors, 1, 1024, "jobs run at once");
+    reader.Int("executors", &executors, 1, 1024, "jobs run at once, in all children together");
+    reader.Int("children", &children, 1, 64, "processes that run them; a crash takes down what runs in one");
+    reader.Int("child_memory_mb", &child_memory_mb, 64, 1 << 20, "a child's own memory, at most");
+    reader.Check(children <= executors, "children: no more than executors");
     reader.Int("window", &window, 100, 1000000, "live entries per Redis stream");
-    reader.Int("database_connections", &database_connections, 0, 1000, "for handlers; 0: one per executor");
+    reader.Int("database_connections", &database_connections, 0, 1000,
+               "of each child, for handlers; 0: one per executor");
     reader.Duration("heartbeat", &heartbeat, absl::Milliseconds(100), absl::Minutes(5),
                     "how often leases are renewed and cancellations noticed");
     reader.Duration("lease", &lease, absl::Milliseconds(300), absl::Hours(1),
@@ -79,19 +86,22 @@ int Fail(const absl::Status& status) {
 }
 
 int Main(int argc, char** argv) {
+  // The same program is its own child, which only runs handlers.
+  const std::optional<jobs::ChildArgument> child = jobs::TakeChildArgument(argc, argv);
   rpc::MainArguments arguments;
   if (const auto code = rpc::ParseMainArguments(argc, argv, "worker", &arguments)) return *code;
   Options options;
   if (const auto code = rpc::LoadConfig(arguments, [&](ConfigReader& reader) { options.Declare(reader); }))
     return *code;
-  log::Init("worker", options.service.log_level);
+  log::Init(child.has_value() ? "worker-child" : "worker", options.service.log_level);
 
   auto signer = options.service.MakeSigner();
   auto verifier = options.service.MakeVerifier();
   if (!signer.ok()) return Fail(signer.status());
   if (!verifier.ok()) return Fail(verifier.status());
 
-  const std::string name = ProcessName();
+  const std::string name = child.has_value() ? child->worker_name : ProcessName();
+  const int threads = static_cast<int>((options.executors + options.children - 1) / options.children);
   auto pool_options = [&](const char* purpose, int size, bool pin) {
     return postgres::PoolOptions{.url = options.service.database_url,
                                  .application_name = StrCat("mainstay-worker ", purpose),
@@ -101,25 +111,36 @@ int Main(int argc, char** argv) {
   // The engine's statements never wait for a handler's: a pool for each.
   postgres::Pool engine_pool(pool_options("engine", 8, true));
   postgres::Pool handler_pool(pool_options(
-      "handlers", static_cast<int>(options.database_connections > 0 ? options.database_connections : options.executors),
-      false));
+      "handlers", options.database_connections > 0 ? static_cast<int>(options.database_connections) : threads, false));
   postgres::Pool api_pool(pool_options("api", 6, false));
 
   catalog::Watcher watcher(api_pool, {.service = "worker", .instance = name});
-  if (const absl::Status status = watcher.Start(); !status.ok())
-    log::Info("no catalog yet", {{"reason", std::string(status.message())}});
-  auto model = [&watcher] { return watcher.model(); };
+  std::once_flag watching;
+  auto watch = [&watcher] {
+    if (const absl::Status status = watcher.Start(); !status.ok())
+      log::Info("no catalog yet", {{"reason", std::string(status.message())}});
+  };
+  if (!child.has_value()) std::call_once(watching, watch);
+  // A child connects only when a handler asks for something.
+  auto model = [&] {
+    std::call_once(watching, watch);
+    return watcher.model();
+  };
 
   auto providers = webhooks::MakeGrpcProviderClient(rpc::Connect(options.integrations), *signer);
   auto blobs = transfer::MakeBlobClient(rpc::Connect(options.transfer), *signer);
 
   const redis::ClientOptions redis{.url = options.service.redis_url};
-  jobs::RedisHandoff handoff(redis, engine_pool);
+  jobs::RedisHandoff handoff(redis, child.has_value() ? handler_pool : engine_pool);
   jobs::Registry registry;
   RegisterNoop(registry);
   webhooks::RegisterHandlers(registry, {.pool = handler_pool, .model = model, .providers = *providers});
   transfer::RegisterHandlers(registry,
                              {.pool = &handler_pool, .model = model, .blobs = blobs.get(), .handoff = &handoff});
+  JobQueries queries(model, *Base64Decode(options.cursor_key));
+  RegisterOperations(registry, handler_pool, handoff, queries);
+  if (child.has_value()) jobs::RunChild(*child, registry, handler_pool);
+
   std::optional<jobs::Sealer> sealer;
   if (!options.secrets_key_file.empty()) {
     absl::StatusOr<secrets::KeyRing> keys = secrets::KeyRing::Load(options.secrets_key_file);
@@ -128,14 +149,10 @@ int Main(int argc, char** argv) {
   }
   const jobs::Sealer* const sealer_or_null = sealer.has_value() ? &*sealer : nullptr;
   jobs::MergingEnqueuer merging(api_pool, handoff, sealer_or_null);
-  JobQueries queries(model, *Base64Decode(options.cursor_key));
-  RegisterOperations(registry, handler_pool, handoff, queries);
-
   jobs::EngineOptions engine_options;
   engine_options.name = name;
   engine_options.redis = redis;
   engine_options.sealer = sealer_or_null;
-  engine_options.executors = static_cast<int>(options.executors);
   engine_options.window = static_cast<int>(options.window);
   engine_options.heartbeat = options.heartbeat;
   engine_options.lease = options.lease;
@@ -166,7 +183,14 @@ int Main(int argc, char** argv) {
   };
   engine_options.schedules = [&watcher] { return DeclaredSchedules(*watcher.model()); };
   engine_options.handoff = &handoff;
-  jobs::Engine engine(engine_options, registry, engine_pool);
+  const auto children =
+      std::make_shared<jobs::ChildPool>(jobs::ChildPoolOptions{.routes = registry.routes(),
+                                                               .children = static_cast<int>(options.children),
+                                                               .threads = threads,
+                                                               .memory_bytes = options.child_memory_mb << 20,
+                                                               .worker = engine_options.worker,
+                                                               .worker_name = name});
+  jobs::Engine engine(engine_options, {children}, engine_pool);
 
   const rpc::Guard guard("worker", *std::move(verifier),
                          [&watcher](const std::vector<std::string>& roles, std::string_view scope) {
@@ -178,7 +202,7 @@ int Main(int argc, char** argv) {
                            .sealer = sealer_or_null,
                            .guard = guard,
                            .model = model,
-                           .own_kinds = registry.kinds(),
+                           .own_kinds = registry.routes(),
                            .queries = queries};
   jobs::Watcher job_watcher(api_pool);
   Depths depths(api_pool);
@@ -230,21 +254,14 @@ int Main(int argc, char** argv) {
       absl::SleepFor(absl::Milliseconds(200));
     }
   });
-  bool clean = true;
   const int code = server.Run([&](absl::Duration left) {
     stopping = true;
     job_watcher.Stop();
     starter.join();
-    clean = engine.Drain(left);
+    engine.Drain(left);
   });
   desk.Stop();
   watcher.Stop();
-  if (!clean) {
-    // A handler did not return in time. Its job was handed back under a raised fence; its thread must not keep the
-    // process.
-    log::Warn("ended with a handler still running; its job was handed back");
-    _exit(code);
-  }
   return code;
 }
 

@@ -134,8 +134,9 @@ TEST_CASE("PostgreSQL restarted in the middle: results are held and stored, none
 TEST_CASE(
     "a worker killed with -9 in mid-job: another takes its jobs over under a higher fence, with one effect each") {
   World w;
-  testing::Subprocess worker({.argv = {testing::BinDir() + "/jobs_test_worker", w.url, w.redis.url()}});
-  REQUIRE(worker.WaitForOutput("READY"));
+  w.StartUpkeep();
+  testing::Subprocess worker(w.Worker());
+  REQUIRE(worker.WaitForOutput(kWorkerReady));
   w.Add(Work(2, 60000));  // long ones: written as running
   w.Add(Work(300, 20));
   REQUIRE(Eventually([&] {
@@ -154,9 +155,9 @@ TEST_CASE(
 
 TEST_CASE("SIGTERM: short jobs finish, long ones are handed back at no cost and picked up at once") {
   World w;
-  auto worker = std::make_unique<testing::Subprocess>(
-      testing::SpawnOptions{.argv = {testing::BinDir() + "/jobs_test_worker", w.url, w.redis.url()}});
-  REQUIRE(worker->WaitForOutput("READY"));
+  w.StartUpkeep();
+  auto worker = std::make_unique<testing::Subprocess>(w.Worker());
+  REQUIRE(worker->WaitForOutput(kWorkerReady));
   const Uuid slow = w.AddOne({.kind = "test.work", .args = "30000"}),
              keyed = w.AddOne({.kind = "test.work", .args = "30000", .ordering_key = "k"});
   w.Add(Work(200, 5));
@@ -177,29 +178,6 @@ TEST_CASE("SIGTERM: short jobs finish, long ones are handed back at no cost and 
   REQUIRE_THAT(engine.Start(), IsOk());
   CheckAllDone(w, 202);
   CHECK(w.Count("SELECT count(*) FROM mainstay.jobs_history WHERE errors IS NOT NULL") == 0);
-}
-
-TEST_CASE("a job that takes its worker down is dead after max_crashes, and the others get through") {
-  World w;
-  const Uuid poison = w.AddOne({.kind = "test.crash"});
-  w.Add(Work(20, 1));
-  std::unique_ptr<testing::Subprocess> worker;
-  const bool dead = Eventually(
-      [&] {
-        if (worker == nullptr || !worker->Running())
-          worker = std::make_unique<testing::Subprocess>(
-              testing::SpawnOptions{.argv = {testing::BinDir() + "/jobs_test_worker", w.url, w.redis.url()}});
-        return w.Get(poison).state == "dead" && w.Finished() == 20;
-      },
-      absl::Seconds(60));
-  if (!dead) {
-    for (const auto& row : Sql(w.url, "SELECT row_to_json(j)::text FROM mainstay.jobs j LIMIT 3"))
-      UNSCOPED_INFO(row[0]);
-    UNSCOPED_INFO(worker->output());
-    FAIL("not dead, others done: " << w.Finished());
-  }
-  CHECK(w.Get(poison).errors.find("crashed") != std::string::npos);
-  CHECK(w.Get(poison).crashes == 3);
 }
 
 }  // namespace

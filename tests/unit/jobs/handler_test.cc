@@ -34,7 +34,7 @@ TEST_CASE("the registry finds what was registered and lists it") {
   registry.Register("c", [](RunningJob&) { return Outcome::Done(); });
   CHECK(registry.Find("a.b") != nullptr);
   CHECK(registry.Find("a") == nullptr);
-  CHECK(registry.kinds() == std::vector<std::string>{"a.b", "c"});
+  CHECK(registry.routes() == std::vector<std::string>{"a.b", "c"});
 }
 
 TEST_CASE("wrong engine options are named, all at once") {

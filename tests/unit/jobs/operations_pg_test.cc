@@ -54,6 +54,7 @@ class Holder : public RunningJob {
   Holder(Uuid id, std::string args, int64_t fence) : id_(id), args_(std::move(args)), fence_(fence) {}
   const Uuid& id() const override { return id_; }
   std::string_view kind() const override { return kOperationKind; }
+  int version() const override { return 0; }
   std::string_view args() const override { return args_; }
   int64_t fence() const override { return fence_; }
   int attempt() const override { return 1; }
@@ -61,8 +62,11 @@ class Holder : public RunningJob {
   bool cancelled() const override { return --left < 0; }
   std::string_view checkpoint() const override { return ""; }
   absl::Status SaveCheckpoint(std::string_view) override { return absl::OkStatus(); }
-  absl::Status Progress(double, std::string_view) override { return absl::OkStatus(); }
+  absl::Status Progress(double, std::string_view, const std::map<std::string, int64_t>&) override {
+    return absl::OkStatus();
+  }
   absl::Status FinishIn(pqxx::transaction_base&, const Outcome&) override { return absl::UnimplementedError(""); }
+  postgres::Pool& pool() override { return nowhere_; }
   mutable std::atomic<int> left{1 << 30};  // steps until it is told to stop
 
  private:
@@ -70,6 +74,7 @@ class Holder : public RunningJob {
   std::string args_;
   int64_t fence_;
   CallContext context_;
+  postgres::Pool nowhere_{postgres::PoolOptions{}};  // operations bring their own
 };
 
 struct Db {

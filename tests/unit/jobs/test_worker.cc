@@ -1,83 +1,143 @@
 // SPDX-License-Identifier: Apache-2.0
-// A worker to be killed: jobs_test_worker DATABASE_URL REDIS_URL. Kinds: test.work (notes start, sleeps args ms, one
-// effect in the finishing transaction, notes end) and test.crash (notes start and takes the process down). SIGTERM
-// drains with two seconds.
+// A worker for tests to torment, with handlers in children. Everything that a handler does to the world goes into the
+// tables `ledger` and `effects` of the test, so that what happened can be judged from outside.
+//
+//   test.work    args: milliseconds, or {"ms":…, "own":false}. Notes start; one effect, in the finishing transaction
+//                unless own is false; notes end. Looks at cancelled().
+//   test.noop    nothing
+//   test.crash   notes start and takes its process down with exit code 7
+//   test.signal  the same with SIGSEGV
+//   test.deaf    args: milliseconds; sleeps them whatever it is told
+//   test.hog     takes memory until it may have no more; says so
+//   test.fork    tries to start a process; result: the error
+//   test.step    args: {"steps":n, "ms":…}: checkpoints after each step; result: at which step it began
 #include <signal.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
-#include <cstdio>
-#include <cstdlib>
+#include <charconv>
+#include <cstring>
+#include <memory>
 #include <pqxx/pqxx>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "libs/jobs/engine.h"
+#include "libs/base/json.h"
+#include "libs/jobs/worker_main.h"
 #include "libs/postgres/pool.h"
-#include "libs/telemetry/log.h"
 
-using namespace mainstay;
+namespace mainstay::jobs {
+namespace {
 
-int main(int, char** argv) {
-  sigset_t set;
-  sigemptyset(&set);
-  sigaddset(&set, SIGTERM);
-  sigprocmask(SIG_BLOCK, &set, nullptr);
-  log::Init("test-worker", "info");
-  postgres::Pool pool({.url = argv[1], .application_name = "jobs_test_worker", .size = 12, .pin_plans = true});
-  auto note = [&](const jobs::RunningJob& job, const char* what) {
-    pool.Autocommit(absl::Now() + absl::Seconds(10),
-                    [&](pqxx::transaction_base& tx) -> absl::Status {
-                      tx.exec_params("INSERT INTO ledger (job, fence, what) VALUES ($1, $2, $3)", job.id().ToString(),
-                                     job.fence(), what);
-                      return absl::OkStatus();
-                    })
-        .IgnoreError();
-  };
-  jobs::Registry registry;
-  registry.Register("test.work", [&](jobs::RunningJob& job) {
-    note(job, "start");
-    const absl::Time end = absl::Now() + absl::Milliseconds(std::atoi(std::string(job.args()).c_str()));
-    while (absl::Now() < end) {
-      if (job.cancelled()) return jobs::Outcome::Retry("stopped", "");
-      absl::SleepFor(absl::Milliseconds(10));
-    }
-    const absl::Status status =
-        pool.Transaction(absl::Now() + absl::Seconds(10), [&](pqxx::transaction_base& tx) -> absl::Status {
-          tx.exec_params("INSERT INTO effects (job, fence) VALUES ($1, $2)", job.id().ToString(), job.fence());
-          return job.FinishIn(tx, jobs::Outcome::Done());
-        });
-    if (!status.ok()) return jobs::Outcome::FromStatus(status);
-    note(job, "end");
-    return jobs::Outcome::Done();
-  });
-  registry.Register("test.crash", [&](jobs::RunningJob& job) -> jobs::Outcome {
-    note(job, "start");
+int64_t Number(std::string_view args, std::string_view name, int64_t fallback) {
+  int64_t number = fallback;
+  const auto document = JsonDocument::Parse(std::string(args));
+  if (!document.ok()) return fallback;
+  const JsonValue* value = document->root().is_number()   ? &document->root()
+                           : document->root().is_object() ? document->root().Find(name)
+                                                          : nullptr;
+  if (value != nullptr && value->is_number())
+    std::from_chars(value->text().data(), value->text().data() + value->text().size(), number);
+  return number;
+}
+
+void Note(RunningJob& job, const char* what) {
+  job.pool()
+      .Autocommit(absl::Now() + absl::Seconds(10),
+                  [&](pqxx::transaction_base& tx) -> absl::Status {
+                    tx.exec_params("INSERT INTO ledger (job, fence, what) VALUES ($1, $2, $3)", job.id().ToString(),
+                                   job.fence(), what);
+                    return absl::OkStatus();
+                  })
+      .IgnoreError();
+}
+
+// False: told to stop.
+bool Sleep(RunningJob& job, int64_t ms) {
+  const absl::Time end = absl::Now() + absl::Milliseconds(ms);
+  while (absl::Now() < end) {
+    if (job.cancelled()) return false;
+    absl::SleepFor(absl::Milliseconds(5));
+  }
+  return true;
+}
+
+Outcome Work(RunningJob& job) {
+  Note(job, "start");
+  if (!Sleep(job, Number(job.args(), "ms", 0))) return Outcome::Retry("stopped", "told to stop");
+  const bool own = job.args().find("\"own\":false") == std::string_view::npos;
+  const absl::Status status =
+      job.pool().Transaction(absl::Now() + absl::Seconds(10), [&](pqxx::transaction_base& tx) -> absl::Status {
+        tx.exec_params("INSERT INTO effects (job, fence) VALUES ($1, $2)", job.id().ToString(), job.fence());
+        return own ? job.FinishIn(tx, Outcome::Done()) : absl::OkStatus();
+      });
+  if (!status.ok()) return Outcome::FromStatus(status);
+  Note(job, "end");
+  return Outcome::Done();
+}
+
+void RegisterAll(Registry& registry) {
+  registry.Register("test.work", Work);
+  registry.Register("test.noop", [](RunningJob&) { return Outcome::Done(); });
+  registry.Register("test.crash", [](RunningJob& job) -> Outcome {
+    Note(job, "start");
     _exit(7);
   });
-  jobs::EngineOptions o;
-  o.name = absl::StrCat("test-worker:", getpid());
-  o.redis.url = argv[2];
-  o.executors = 8;
-  o.heartbeat = absl::Milliseconds(250);
-  o.lease = absl::Milliseconds(1200);
-  o.sweep = absl::Seconds(1);
-  o.dispatch_interval = absl::Milliseconds(20);
-  o.claim_stale = absl::Milliseconds(500);
-  o.policy = [](std::string_view) {
-    return jobs::QueuePolicy{.backoff = {.base = absl::Milliseconds(50), .cap = absl::Milliseconds(200)}};
-  };
-  jobs::Engine engine(o, registry, pool);
-  if (const absl::Status status = engine.Start(); !status.ok()) {
-    std::fprintf(stderr, "%s\n", std::string(status.message()).c_str());
-    return 1;
-  }
-  std::puts("READY");
-  std::fflush(stdout);
-  int signal = 0;
-  sigwait(&set, &signal);
-  const bool clean = engine.Drain(absl::Seconds(2));
-  std::puts("DRAINED");
-  std::fflush(stdout);
-  if (!clean) _exit(0);
-  return 0;
+  registry.Register("test.signal", [](RunningJob& job) -> Outcome {
+    Note(job, "start");
+    raise(SIGSEGV);
+    return Outcome::Done();
+  });
+  registry.Register("test.deaf", [](RunningJob& job) {
+    Note(job, "start");
+    absl::SleepFor(absl::Milliseconds(Number(job.args(), "ms", 0)));
+    return Outcome::Done();
+  });
+  registry.Register("test.hog", [](RunningJob& job) {
+    std::vector<std::unique_ptr<char[]>> memory;
+    size_t taken = 0;
+    try {
+      while (taken < size_t{8} << 30) {
+        memory.push_back(std::make_unique<char[]>(16 << 20));
+        taken += 16 << 20;
+        if (job.cancelled()) break;
+      }
+    } catch (const std::bad_alloc&) {
+      memory.clear();
+      return Outcome::Done("\"refused\"");
+    }
+    return Outcome::Dead("unlimited", absl::StrCat("got ", taken, " bytes"));
+  });
+  registry.Register("test.fork", [](RunningJob&) {
+    const pid_t pid = fork();
+    if (pid == 0) _exit(0);
+    if (pid > 0) {
+      waitpid(pid, nullptr, 0);
+      return Outcome::Dead("forked", "a handler made a process");
+    }
+    return Outcome::Done(JsonQuote(std::strerror(errno)));
+  });
+  registry.Register("test.step", [](RunningJob& job) {
+    const int64_t steps = Number(job.args(), "steps", 1), ms = Number(job.args(), "ms", 0);
+    const int64_t began = job.checkpoint().empty() ? 0 : Number(job.checkpoint(), "step", 0);
+    for (int64_t step = began; step < steps; ++step) {
+      if (!Sleep(job, ms)) return Outcome::Retry("stopped", "told to stop");
+      const absl::Status saved = job.SaveCheckpoint(absl::StrCat("{\"step\":", step + 1, "}"));
+      if (!saved.ok()) return Outcome::FromStatus(saved);
+      job.Progress(100.0 * static_cast<double>(step + 1) / static_cast<double>(steps), "stepping",
+                   {{"steps", step + 1}})
+          .IgnoreError();
+    }
+    return Outcome::Done(absl::StrCat("{\"began\":", began, "}"));
+  });
+}
+
+}  // namespace
+}  // namespace mainstay::jobs
+
+int main(int argc, char** argv) {
+  mainstay::jobs::Registry registry;
+  mainstay::jobs::RegisterAll(registry);
+  return mainstay::jobs::WorkerMain(argc, argv, registry);
 }

@@ -15,10 +15,13 @@
 #include "libs/jobs/engine.h"
 #include "libs/jobs/enqueue.h"
 #include "libs/jobs/store.h"
+#include "libs/jobs/upkeep.h"
 #include "libs/postgres/pool.h"
+#include "tests/support/environment.h"
 #include "tests/support/postgres.h"
 #include "tests/support/redis.h"
 #include "tests/support/status.h"
+#include "tests/support/subprocess.h"
 
 namespace mainstay::jobs {
 
@@ -108,6 +111,21 @@ class World {
   bool WaitFor(const Uuid& id, const std::string& state, absl::Duration timeout = absl::Seconds(20)) {
     return Eventually([&] { return Get(id).state == state; }, timeout);
   }
+  // What a worker process needs of another: due jobs, backlog, leases.
+  void StartUpkeep() {
+    upkeep = std::make_unique<Upkeep>(FastOptions(redis.url()), NewUuid(), pool);
+    upkeep->Start();
+  }
+  // jobs_test_worker with short times; `more` over them.
+  testing::SpawnOptions Worker(const std::map<std::string, std::string>& more = {}) const {
+    testing::SpawnOptions spawn{.argv = {testing::BinDir() + "/jobs_test_worker"}};
+    spawn.environment = {
+        {"MAINSTAY_DATABASE_URL", url},    {"MAINSTAY_REDIS_URL", redis.url()}, {"MAINSTAY_EXECUTORS", "8"},
+        {"MAINSTAY_CHILDREN", "2"},        {"MAINSTAY_HEARTBEAT", "250ms"},     {"MAINSTAY_LEASE", "1200ms"},
+        {"MAINSTAY_DRAIN_DEADLINE", "2s"}, {"MAINSTAY_BACKOFF_BASE", "50ms"},   {"MAINSTAY_BACKOFF_CAP", "200ms"}};
+    for (const auto& [name, value] : more) spawn.environment[name] = value;
+    return spawn;
+  }
   int64_t Count(const std::string& sql) { return std::stoll(testing::SqlValue(url, sql)); }
   int64_t Finished(int state = 6) {
     return Count(absl::StrCat("SELECT count(*) FROM mainstay.jobs_history WHERE state = ", state));
@@ -118,6 +136,9 @@ class World {
   postgres::Pool pool;
   CallContext context;
   std::unique_ptr<RedisHandoff> handoff;
+  std::unique_ptr<Upkeep> upkeep;
 };
+
+inline constexpr char kWorkerReady[] = "the worker takes jobs";
 
 }  // namespace mainstay::jobs

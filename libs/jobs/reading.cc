@@ -1,0 +1,415 @@
+// SPDX-License-Identifier: Apache-2.0
+// From the streams to what waits for a runner: a read says what may run, one statement per read says what does.
+//
+// Entries of finished, cancelled and fenced jobs end here, before any handler. PostgreSQL away: what was read waits,
+// kept alive by the heartbeat. Redis away: jobs are claimed from PostgreSQL, under a raised fence.
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "libs/base/status.h"
+#include "libs/base/strings.h"
+#include "libs/base/text.h"
+#include "libs/jobs/engine_impl.h"
+#include "libs/jobs/sealer.h"
+#include "libs/postgres/pool.h"
+#include "libs/telemetry/log.h"
+
+namespace mainstay::jobs {
+namespace {
+
+constexpr absl::Duration kBlock = absl::Milliseconds(250);
+constexpr int kRecoverBatch = 1000;
+
+redis::Command ReadGroup(const std::string& consumer, int count, const std::vector<std::string>& names,
+                         const std::string& from, std::optional<absl::Duration> block = std::nullopt) {
+  redis::Command command = {"XREADGROUP", "GROUP", kGroup, consumer, "COUNT", absl::StrCat(count)};
+  if (block.has_value()) {
+    command.push_back("BLOCK");
+    command.push_back(absl::StrCat(absl::ToInt64Milliseconds(*block)));
+  }
+  command.push_back("STREAMS");
+  command.insert(command.end(), names.begin(), names.end());
+  command.insert(command.end(), names.size(), from);
+  return command;
+}
+
+}  // namespace
+
+// Sleeps, but not past the end of reading.
+void Engine::Impl::Pause(absl::Duration duration) {
+  absl::MutexLock lock(&mu);
+  mu.AwaitWithTimeout(absl::Condition(&stop_reading), duration);
+}
+
+absl::Status Engine::Impl::RefreshStreams() {
+  if (RefreshRoutes()) RETURN_IF_ERROR(RenewLease(false));  // announced before it may be given any
+  std::vector<StreamOf> found;
+  std::vector<Shares::Stream> weighted;
+  RETURN_IF_ERROR(pool.Autocommit(absl::Now() + absl::Seconds(5), [&](pqxx::transaction_base& tx) -> absl::Status {
+    found.clear();
+    weighted.clear();
+    for (const auto& row : Run(tx, sql::kStreams)) {
+      StreamOf stream{.key = StreamKey(row[0].c_str(), row[1].as<int>(), row[3].c_str()),
+                      .queue = row[0].c_str(),
+                      .lane = row[3].c_str(),
+                      .priority = row[1].as<int>()};
+      absl::MutexLock lock(&mu);
+      if (!stream.lane.empty() && RunnerOf(stream.lane) < 0) continue;
+      all_streams.insert(stream.key);
+      if (row[2].as<bool>()) continue;
+      weighted.push_back({.key = stream.key, .priority = stream.priority, .weight = row[4].as<int>()});
+      found.push_back(std::move(stream));
+    }
+    return absl::OkStatus();
+  }));
+  streams = std::move(found);
+  shares.Set(weighted);
+  return absl::OkStatus();
+}
+
+void Engine::Impl::ReaderLoop() {
+  absl::Time refreshed = absl::InfinitePast();
+  bool recover = true;  // own pending entries that a lost reply delivered, looked at after every reconnect
+  absl::Duration trouble = absl::Milliseconds(50);
+  while (true) {
+    if (Mono() - refreshed > absl::Seconds(1)) {
+      if (RefreshStreams().ok()) refreshed = Mono();
+    }
+    int credit;
+    {
+      absl::MutexLock lock(&mu);
+      UpdateRate();
+      auto ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) { return stop_reading || Credit() > 0; };
+      mu.AwaitWithTimeout(absl::Condition(&ready), absl::Milliseconds(50));
+      if (stop_reading) return;
+      credit = std::min(Credit(), options.read_batch);
+    }
+    if (credit <= 0) continue;
+    if (streams.empty()) {
+      Pause(absl::Milliseconds(100));
+      continue;
+    }
+    absl::Status read = recover ? Recover() : absl::OkStatus();
+    if (read.ok()) read = Read(credit);
+    if (read.ok()) {
+      recover = false;
+      trouble = absl::Milliseconds(50);
+      if (redis_down.exchange(false)) log::Info("Redis is back: jobs are read from the streams again");
+      continue;
+    }
+    recover = true;
+    if (!redis_down.exchange(true)) {
+      log::Warn("Redis is away: jobs are claimed from PostgreSQL", {{"error", std::string(read.message())}});
+      mark_all = true;  // what is in hand must not look stale to others that claim
+    }
+    const absl::StatusOr<int> taken = Claim(credit);
+    if (!taken.ok() || *taken == 0) {
+      Pause(trouble);
+      trouble = std::min(trouble * 2, absl::Milliseconds(500));
+    } else {
+      trouble = absl::Milliseconds(50);
+    }
+  }
+}
+
+// Each stream is asked for its share first; only when all are empty the read blocks, on all of them.
+absl::Status Engine::Impl::Read(int credit) {
+  std::vector<redis::Command> commands;
+  const std::vector<Shares::Ask> asks = shares.Next(credit);
+  for (const Shares::Ask& ask : asks) commands.push_back(ReadGroup(consumer, ask.count, {ask.key}, ">"));
+  std::vector<InHandPtr> batch;
+  std::vector<bool> has_args;
+  if (!commands.empty()) {
+    ASSIGN_OR_RETURN(const std::vector<redis::Reply> replies, reader_redis.Pipeline(commands));
+    for (size_t i = 0; i < asks.size(); ++i) {
+      std::map<std::string, int> got;
+      RETURN_IF_ERROR(Entries(replies[i], &got, batch, has_args));
+      shares.Took(asks[i].key, asks[i].count, got[asks[i].key]);
+    }
+  }
+  if (batch.empty()) {
+    std::vector<std::string> names;
+    for (const StreamOf& stream : streams) names.push_back(stream.key);
+    ASSIGN_OR_RETURN(const redis::Reply reply,
+                     reader_redis.Blocking(ReadGroup(consumer, credit, names, ">", kBlock), kBlock));
+    std::map<std::string, int> got;
+    RETURN_IF_ERROR(Entries(reply, &got, batch, has_args));
+    for (const auto& [key, count] : got) shares.Took(key, count, count);
+  }
+  if (!batch.empty()) Check(batch, has_args);
+  return absl::OkStatus();
+}
+
+absl::Status Engine::Impl::Recover() {
+  std::vector<std::string> names;
+  for (const StreamOf& stream : streams) names.push_back(stream.key);
+  ASSIGN_OR_RETURN(const redis::Reply reply, reader_redis.Execute(ReadGroup(consumer, kRecoverBatch, names, "0")));
+  std::vector<InHandPtr> all, batch;
+  std::vector<bool> all_args, has_args;
+  RETURN_IF_ERROR(Entries(reply, nullptr, all, all_args));
+  absl::flat_hash_set<std::string> known;
+  {
+    absl::MutexLock lock(&mu);
+    for (const auto& [key, job] : in_hand) known.insert(job->stream + job->entry_id);
+  }
+  for (size_t i = 0; i < all.size(); ++i) {
+    if (known.contains(all[i]->stream + all[i]->entry_id)) continue;
+    batch.push_back(std::move(all[i]));
+    has_args.push_back(all_args[i]);
+  }
+  if (!batch.empty()) Check(batch, has_args);
+  return absl::OkStatus();
+}
+
+absl::Status Engine::Impl::Entries(const redis::Reply& reply, std::map<std::string, int>* got,
+                                   std::vector<InHandPtr>& batch, std::vector<bool>& has_args) {
+  if (!reply.ok()) {
+    if (reply.text.rfind("NOGROUP", 0) != 0) return absl::UnavailableError(reply.text);
+    mark_all = true;
+    std::vector<std::string> names;
+    for (const StreamOf& stream : streams) names.push_back(stream.key);
+    return CreateGroups(reader_redis, names);
+  }
+  std::vector<std::pair<std::string, std::string>> junk;
+  for (const auto& stream : reply.elements) {
+    const std::string& key = stream.elements[0].text;
+    if (got != nullptr) (*got)[key] += static_cast<int>(stream.elements[1].elements.size());
+    for (const auto& item : stream.elements[1].elements) {
+      std::optional<Entry> entry;
+      const auto& fields = item.elements[1].elements;  // nil for a pending entry that was deleted
+      for (size_t i = 0; i + 1 < fields.size(); i += 2) {
+        if (fields[i].text == kEntryField) entry = DecodeEntry(fields[i + 1].text);
+      }
+      if (!entry.has_value()) {
+        junk.emplace_back(key, item.elements[0].text);
+        continue;
+      }
+      auto job = std::make_shared<InHand>();
+      job->id = entry->id;
+      job->fence = entry->fence;
+      job->stream = key;
+      job->entry_id = item.elements[0].text;
+      job->taken = Mono();
+      has_args.push_back(entry->args.has_value());
+      if (entry->args.has_value()) job->args = std::move(*entry->args);
+      batch.push_back(std::move(job));
+    }
+  }
+  if (!junk.empty()) Acknowledge(junk, {});
+  return absl::OkStatus();
+}
+
+// The columns that kCheck and kClaim share.
+Engine::Impl::Verdict Engine::Impl::Fill(const pqxx::row& row, InHand& job) {
+  job.attempt = row[2].as<int>();
+  job.kind = row[3].c_str();
+  job.queue = row[4].c_str();
+  job.priority = row[5].as<int>();
+  job.tenant = row[6].c_str();
+  job.principal = row[7].c_str();
+  job.max_attempts = row[8].as<int>();
+  if (!row[9].is_null()) job.key = row[9].as<int64_t>();
+  if (!row[10].is_null()) job.traceparent = row[10].c_str();
+  if (!row[11].is_null()) job.request_id = row[11].c_str();
+  if (!row[12].is_null()) job.checkpoint = row[12].c_str();
+  if (!row[13].is_null()) job.args = row[13].c_str();
+  job.waited = absl::Seconds(row[16].as<double>());
+  JobOptions own;
+  if (!row[17].is_null()) {
+    if (auto parsed = ParseJobOptions(row[17].c_str()); parsed.ok()) own = *std::move(parsed);
+  }
+  if (!row[18].is_null()) job.sealed = row[18].c_str();
+  job.version = row[19].as<int>();
+  job.crashes = row[20].as<int>();
+  job.max_crashes = row[21].as<int>();
+  job.suspect = row[22].as<int>() > 0;
+  const QueuePolicy policy = PolicyOf(job.queue);
+  job.backoff = own.Over(policy.backoff);
+  job.soft_limit = own.soft_limit.value_or(policy.soft_limit);
+  // A job that may take longer than its queue's hard limit said so by its soft limit.
+  job.hard_limit = std::max(own.hard_limit.value_or(policy.hard_limit), own.soft_limit.value_or(absl::ZeroDuration()));
+  if (!row[14].is_null() && row[14].as<bool>()) return Verdict::kLate;
+  if (row[15].as<bool>()) return Verdict::kElsewhere;
+  absl::MutexLock lock(&mu);
+  const int runner = RunnerOf(Route(job.kind, job.version));
+  job.runner = std::max(0, runner);
+  return runner < 0 ? Verdict::kElsewhere : Verdict::kRun;
+}
+
+void Engine::Impl::Check(std::vector<InHandPtr>& batch, const std::vector<bool>& has_args) {
+  {
+    absl::MutexLock lock(&mu);
+    checking = batch;
+  }
+  FencedIds ids;
+  BinaryArray want(BinaryArray::kBool);
+  absl::flat_hash_map<std::pair<Uuid, int64_t>, InHandPtr> wanted;  // an entry that is there twice counts once
+  wanted.reserve(batch.size());
+  for (size_t i = 0; i < batch.size(); ++i) {
+    ids.Add(*batch[i]);
+    want.AddBool(!has_args[i]);
+    wanted.try_emplace({batch[i]->id, batch[i]->fence}, batch[i]);
+  }
+  const auto id_array = ids.ids.Finish(), fence_array = ids.fences.Finish(), want_array = want.Finish();
+  absl::flat_hash_map<const InHand*, Verdict> verdicts;
+  absl::Duration wait = absl::Milliseconds(50);
+  while (true) {
+    verdicts.clear();
+    const absl::Status status =
+        pool.Autocommit(absl::Now() + absl::Seconds(10), [&](pqxx::transaction_base& tx) -> absl::Status {
+          for (const auto& row : Run(tx, sql::kCheck, id_array, fence_array, want_array)) {
+            ASSIGN_OR_RETURN(const Uuid job_id, ParseUuid(row[0].c_str()));
+            const auto it = wanted.find({job_id, row[1].as<int64_t>()});
+            if (it != wanted.end()) verdicts[it->second.get()] = Fill(row, *it->second);
+          }
+          return absl::OkStatus();
+        });
+    if (status.ok()) break;
+    log::Warn("jobs wait for their start check",
+              {{"jobs", static_cast<int64_t>(batch.size())}, {"error", std::string(status.message())}});
+    Pause(wait);
+    wait = std::min(wait * 2, absl::Seconds(1));
+    absl::MutexLock lock(&mu);
+    if (stop_reading) {  // they stay pending and are reclaimed
+      checking.clear();
+      return;
+    }
+  }
+  std::vector<std::pair<std::string, std::string>> gone;
+  std::vector<InHandPtr> elsewhere, here;
+  std::vector<Verdict> how;
+  {
+    absl::MutexLock lock(&mu);
+    for (auto& job : batch) {
+      const auto it = verdicts.find(job.get());
+      if (it == verdicts.end() || in_hand.contains({job->id, job->fence})) {
+        gone.emplace_back(job->stream, job->entry_id);
+      } else if (it->second == Verdict::kElsewhere) {
+        elsewhere.push_back(job);
+      } else {
+        here.push_back(job);
+        how.push_back(it->second);
+      }
+    }
+  }
+  Admit(here, how);
+  if (!gone.empty()) Acknowledge(gone, {});
+  if (!elsewhere.empty()) PutBack(elsewhere);
+}
+
+// Into what waits for a runner. Sensitive arguments are opened here, for the handler alone.
+void Engine::Impl::Admit(const std::vector<InHandPtr>& jobs, const std::vector<Verdict>& verdicts) {
+  std::vector<std::optional<Outcome>> refused(jobs.size());
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    InHand& job = *jobs[i];
+    if (verdicts[i] == Verdict::kLate) {
+      refused[i] = Outcome::Discard("not started by its deadline");
+    } else if (!job.sealed.empty()) {
+      if (options.sealer == nullptr) {
+        refused[i] = Outcome::Retry("sealed", "this worker has no key for sensitive arguments (secrets_key_file)");
+        continue;
+      }
+      auto args = options.sealer->Open(job.tenant, job.id, HexDecode(job.sealed).value_or(""));
+      if (args.ok()) {
+        job.args = *std::move(args);
+      } else {
+        refused[i] = Outcome::Retry("sealed", std::string(args.status().message()));
+      }
+    }
+  }
+  {
+    absl::MutexLock lock(&mu);
+    checking.clear();
+    for (size_t i = 0; i < jobs.size(); ++i) {
+      in_hand[{jobs[i]->id, jobs[i]->fence}] = jobs[i];
+      if (refused[i].has_value()) {
+        FinishLocked({jobs[i], *std::move(refused[i])});
+      } else {
+        waiting[static_cast<size_t>(jobs[i]->runner)].push_back(jobs[i]);
+      }
+    }
+  }
+  Pump();
+}
+
+// Paused queues and kinds that this worker does not run: back to where the dispatcher decides. A keyed job keeps its
+// place and is looked at again.
+void Engine::Impl::PutBack(const std::vector<InHandPtr>& jobs) {
+  for (const int target : {kStateReady, kStateScheduled}) {
+    FencedIds ids;
+    for (const auto& job : jobs) {
+      if (job->key.has_value() == (target == kStateScheduled)) ids.Add(*job);
+    }
+    if (ids.ids.size() == 0) continue;
+    const auto a = ids.ids.Finish(), b = ids.fences.Finish();
+    const absl::Status status =
+        pool.Autocommit(absl::Now() + absl::Seconds(10), [&](pqxx::transaction_base& tx) -> absl::Status {
+          Run(tx, sql::kReissue, a, b, target, "{}", "{}");
+          return absl::OkStatus();
+        });
+    if (!status.ok()) return;  // they stay pending: reclaimed after the lease
+  }
+  std::vector<std::pair<std::string, std::string>> entries;
+  for (const auto& job : jobs) entries.emplace_back(job->stream, job->entry_id);
+  Acknowledge(entries, {});
+}
+
+absl::StatusOr<int> Engine::Impl::Claim(int credit) {
+  int taken = 0;
+  std::string kinds;
+  {
+    absl::MutexLock lock(&mu);
+    kinds = announced;
+  }
+  auto take = [&](const pqxx::result& rows) -> absl::Status {
+    std::vector<InHandPtr> jobs;
+    std::vector<Verdict> verdicts;
+    for (const auto& row : rows) {
+      auto job = std::make_shared<InHand>();
+      ASSIGN_OR_RETURN(job->id, ParseUuid(row[0].c_str()));
+      job->fence = row[1].as<int64_t>();
+      verdicts.push_back(Fill(row, *job));
+      job->taken = Mono();
+      job->marked = true;
+      jobs.push_back(std::move(job));
+    }
+    Admit(jobs, verdicts);
+    taken += static_cast<int>(jobs.size());
+    claimed += static_cast<int64_t>(jobs.size());
+    metrics.claimed.Increment(static_cast<double>(jobs.size()));
+    return absl::OkStatus();
+  };
+  const double stale = absl::ToDoubleSeconds(options.claim_stale);
+  std::set<std::pair<int, std::string>> queues;  // by priority
+  for (const StreamOf& stream : streams) queues.emplace(stream.priority, stream.queue);
+  for (const auto& [priority, queue] : queues) {
+    if (taken >= credit) break;
+    // From a position, so that the dead index entries of finished jobs aren't walked each time; from the head once the
+    // end is reached.
+    Uuid& position = claim_position[{queue, priority}];
+    pqxx::result rows;
+    const std::string& from = queue;
+    const int level = priority, limit = credit - taken;
+    RETURN_IF_ERROR(pool.Autocommit(absl::Now() + absl::Seconds(10), [&](pqxx::transaction_base& tx) -> absl::Status {
+      rows = Run(tx, sql::kClaim, from, level, position.ToString(), limit, kinds, consumer, stale);
+      return absl::OkStatus();
+    }));
+    for (const auto& row : rows) {
+      ASSIGN_OR_RETURN(const Uuid job, ParseUuid(row[0].c_str()));
+      position = std::max(position, job);
+    }
+    if (rows.empty()) position = Uuid();
+    RETURN_IF_ERROR(take(rows));
+  }
+  if (taken < credit) {
+    pqxx::result rows;
+    RETURN_IF_ERROR(pool.Autocommit(absl::Now() + absl::Seconds(10), [&](pqxx::transaction_base& tx) -> absl::Status {
+      rows = Run(tx, sql::kClaimKeyed, credit - taken, kinds, consumer, stale);
+      return absl::OkStatus();
+    }));
+    RETURN_IF_ERROR(take(rows));
+  }
+  return taken;
+}
+
+}  // namespace mainstay::jobs

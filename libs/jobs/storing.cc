@@ -1,0 +1,380 @@
+// SPDX-License-Identifier: Apache-2.0
+// From finished runs to rows: one fenced statement for a batch, then the entries are acknowledged and the streams
+// trimmed. Nothing is acknowledged before it is stored; results wait in memory, bounded by max_in_hand, while
+// PostgreSQL is away.
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "libs/base/status.h"
+#include "libs/base/text.h"
+#include "libs/jobs/engine_impl.h"
+#include "libs/postgres/errors.h"
+#include "libs/postgres/pool.h"
+#include "libs/telemetry/log.h"
+
+namespace mainstay::jobs {
+namespace {
+
+constexpr absl::Duration kTrimEvery = absl::Milliseconds(20);
+constexpr int64_t kTrimAfter = 1000;  // entries
+
+// Deletes what every group has been given and acknowledged. One step inside Redis, so nothing can be delivered in
+// between.
+constexpr char kTrim[] = R"lua(
+local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
+if groups.err or #groups == 0 then return 0 end
+local function parse(id) local a, b = string.match(id, '^(%d+)-(%d+)$') return tonumber(a), tonumber(b) end
+local fa, fb
+for _, g in ipairs(groups) do
+  local f = {}
+  for i = 1, #g, 2 do f[g[i]] = g[i + 1] end
+  local a, b
+  if f['pending'] > 0 then
+    a, b = parse(redis.call('XPENDING', KEYS[1], f['name'])[2])
+  else
+    a, b = parse(f['last-delivered-id'])
+    b = b + 1
+  end
+  if not fa or a < fa or (a == fa and b < fb) then fa, fb = a, b end
+end
+return redis.call('XTRIM', KEYS[1], 'MINID', string.format('%.0f-%.0f', fa, fb)))lua";
+
+// A statement that may succeed when it is tried again later, with nothing wrong in what it carries.
+bool MayRecover(const absl::Status& status) {
+  return postgres::IsTransient(status) || absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) ||
+         absl::IsAborted(status) || absl::IsResourceExhausted(status);
+}
+
+}  // namespace
+
+void Engine::Impl::StoreLoop() {
+  absl::Time trimmed = Mono();
+  int64_t acknowledged = 0;
+  std::set<std::string> touched;
+  while (true) {
+    std::vector<Finished> batch;
+    {
+      absl::MutexLock lock(&mu);
+      mu.AwaitWithTimeout(
+          absl::Condition(
+              +[](Impl* i) ABSL_EXCLUSIVE_LOCKS_REQUIRED(i->mu) { return i->stop_storing || !i->finished.empty(); },
+              this),
+          touched.empty() ? absl::Milliseconds(500) : kTrimEvery);
+      const size_t n = std::min(finished.size(), static_cast<size_t>(options.store_batch));
+      const auto end = finished.begin() + static_cast<std::ptrdiff_t>(n);
+      batch.assign(std::make_move_iterator(finished.begin()), std::make_move_iterator(end));
+      finished.erase(finished.begin(), end);
+      if (batch.empty() && stop_storing) break;
+    }
+    if (!batch.empty()) {
+      for (const auto& f : batch) {
+        if (!f.job->entry_id.empty()) touched.insert(f.job->stream), ++acknowledged;
+      }
+      StoreBatch(batch);
+    }
+    if (!touched.empty() && (acknowledged >= kTrimAfter || Mono() - trimmed > kTrimEvery)) {
+      for (const auto& stream : touched) redis.Script(kTrim, {stream}, {}).status().IgnoreError();
+      touched.clear();
+      acknowledged = 0;
+      trimmed = Mono();
+    }
+  }
+}
+
+void Engine::Impl::StoreBatch(std::vector<Finished>& batch) {
+  using How = Finished::How;
+  std::vector<Handout> handouts;
+  std::vector<int64_t> freed;
+  std::vector<Finished> own_transaction, plain, keyed, back, crashed;
+  for (auto& f : batch) {
+    if (f.how == How::kReturned) {
+      back.push_back(f);
+    } else if (f.how == How::kSuspect || f.how == How::kCrashed) {
+      crashed.push_back(f);
+    } else if (f.job->finished_in) {
+      own_transaction.push_back(f);
+    } else {
+      (f.job->key.has_value() ? keyed : plain).push_back(f);
+    }
+  }
+  bool stored = true;
+  if (!own_transaction.empty()) stored &= Verify(own_transaction, plain, keyed, handouts, freed);
+  if (!plain.empty()) stored &= StoreOutcomes(plain, freed, handouts);
+  if (!keyed.empty()) stored &= StoreOutcomes(keyed, freed, handouts);
+  if (!crashed.empty()) stored &= StoreCrashes(crashed, freed, handouts);
+  if (!back.empty()) stored &= GiveBack(back, handouts);
+  if (!freed.empty()) {
+    // A job of the key may have been committed meanwhile and have met the old slot: look again, in a later statement.
+    PgArray keys;
+    for (const int64_t key : freed) keys.Add(absl::StrCat(key));
+    const std::string array = std::move(keys).Finish();
+    const absl::Status status =
+        pool.Autocommit(absl::Now() + absl::Seconds(5), [&](pqxx::transaction_base& tx) -> absl::Status {
+          for (const auto& row : Run(tx, sql::kPromoteKeys, array)) handouts.push_back(ReadHandout(row));
+          return absl::OkStatus();
+        });
+    if (!status.ok())
+      log::Warn("keys not looked at again, the sweeper will", {{"error", std::string(status.message())}});
+  }
+  std::vector<std::pair<std::string, std::string>> entries;
+  if (stored) {
+    for (const auto& f : batch) {
+      if (!f.job->entry_id.empty() && !f.job->marked) entries.emplace_back(f.job->stream, f.job->entry_id);
+    }
+  }
+  Acknowledge(entries, handouts, /*remove=*/false);
+  absl::MutexLock lock(&mu);
+  for (const auto& f : batch) in_hand.erase({f.job->id, f.job->fence});
+  metrics.in_hand.Set(static_cast<double>(in_hand.size()));
+}
+
+// Runs `body` until PostgreSQL has taken it. False: it cannot (or the process is ending): nothing may be acknowledged.
+bool Engine::Impl::Persist(size_t jobs, bool transaction, absl::FunctionRef<absl::Status(pqxx::transaction_base&)> body,
+                           absl::Status* refused) {
+  absl::Duration wait = absl::Milliseconds(50);
+  while (true) {
+    const absl::Time deadline = absl::Now() + absl::Seconds(10);
+    const absl::Status status = transaction ? pool.Transaction(deadline, body) : pool.Autocommit(deadline, body);
+    if (status.ok()) return true;
+    if (!MayRecover(status)) {
+      *refused = status;
+      return false;
+    }
+    log::Warn("results wait for PostgreSQL",
+              {{"jobs", static_cast<int64_t>(jobs)}, {"error", std::string(status.message())}});
+    absl::MutexLock lock(&mu);
+    if (mu.AwaitWithTimeout(absl::Condition(&give_up), wait)) {
+      *refused = status;
+      return false;
+    }
+    wait = std::min(wait * 2, absl::Seconds(1));
+  }
+}
+
+// A statement that PostgreSQL refuses for what it carries is cut in two until the culprit is alone.
+bool Engine::Impl::StoreOutcomes(std::vector<Finished>& batch, std::vector<int64_t>& freed,
+                                 std::vector<Handout>& handouts) {
+  int64_t matched = 0;
+  std::vector<int64_t> keys;
+  std::vector<Handout> next;
+  absl::Status refused;
+  const bool ok = Persist(
+      batch.size(), /*transaction=*/true,  // keys and flows move on together with it
+      [&](pqxx::transaction_base& tx) -> absl::Status {
+        CompleteArrays complete;
+        RetryArrays retry;
+        const int64_t now = MonoMicros();
+        for (const Finished& f : batch) {
+          const int64_t began = f.job->Started(), ran = f.job->ran_us;
+          Sort(*f.job, f.outcome, began == 0 ? -1 : static_cast<double>(ran != 0 ? ran : now - began) / 1e6, complete,
+               retry);
+        }
+        keys.clear();
+        next.clear();
+        matched = 0;
+        if (complete.size > 0) matched += Complete(tx, std::move(complete), &id, options.name, &keys, &next);
+        if (retry.size > 0) matched += Retry(tx, std::move(retry), options.name);
+        return absl::OkStatus();
+      },
+      &refused);
+  if (ok) {
+    freed.insert(freed.end(), keys.begin(), keys.end());
+    handouts.insert(handouts.end(), std::make_move_iterator(next.begin()), std::make_move_iterator(next.end()));
+    const int64_t lost = static_cast<int64_t>(batch.size()) - matched;
+    fenced += lost;
+    metrics.fenced.Increment(static_cast<double>(lost));
+    for (const Finished& f : batch) Count(f);
+    return true;
+  }
+  if (absl::IsCancelled(refused) || MayRecover(refused)) return false;
+  if (batch.size() > 1) {
+    const auto middle = batch.begin() + static_cast<std::ptrdiff_t>(batch.size() / 2);
+    std::vector<Finished> half(std::make_move_iterator(middle), std::make_move_iterator(batch.end()));
+    batch.erase(middle, batch.end());
+    const bool first = StoreOutcomes(batch, freed, handouts);
+    return StoreOutcomes(half, freed, handouts) && first;
+  }
+  log::Error("a result was refused by the database", {{"job", FormatId("job", batch[0].job->id)},
+                                                      {"kind", batch[0].job->kind},
+                                                      {"error", std::string(refused.message())}});
+  if (batch[0].outcome.code == "result_refused") return false;
+  batch[0].outcome = Outcome::Retry("result_refused", "the database refused the job's result");
+  return StoreOutcomes(batch, freed, handouts);
+}
+
+// Jobs whose process died. One that ran alone pays; those that have used up their crashes are dead.
+bool Engine::Impl::StoreCrashes(std::vector<Finished>& batch, std::vector<int64_t>& freed,
+                                std::vector<Handout>& handouts) {
+  std::vector<int64_t> keys;
+  std::vector<Handout> next;
+  absl::Status refused;
+  const bool ok = Persist(
+      batch.size(), /*transaction=*/true,
+      [&](pqxx::transaction_base& tx) -> absl::Status {
+        keys.clear();
+        next.clear();
+        FencedIds ids;
+        BinaryArray delays(BinaryArray::kFloat8);
+        RareArray evidence(BinaryArray::kText);
+        std::map<Uuid, const Finished*> of;
+        for (const Finished& f : batch) {
+          of[f.job->id] = &f;
+          ids.Add(*f.job);
+          delays.AddFloat8(absl::ToDoubleSeconds(
+              RetryDelay(f.job->backoff, f.job->crashes + 1, [] { return 0.75; })));  // jitter is for many at once
+          f.how == Finished::How::kCrashed ? evidence.Add(CleanText(f.outcome.message, 500)) : evidence.AddNull();
+        }
+        CompleteArrays complete;
+        for (const auto& row : Run(tx, sql::kCrash, ids.ids.Finish(), ids.fences.Finish(), delays.Finish(),
+                                   evidence.Finish(), options.name)) {
+          Entry entry;
+          Handout handout = ReadHandout(row, &entry);
+          if (row[8].as<int>() >= row[9].as<int>()) {
+            complete.Add(entry.id, entry.fence, kStateDead, nullptr, "crashed",
+                         absl::StrCat("it took its process down ", row[8].as<int>(), " times; the last time ",
+                                      CleanText(of.at(entry.id)->outcome.message, 500)),
+                         0, 0);
+          } else if (row[7].as<int>() != kStateScheduled) {
+            next.push_back(std::move(handout));
+          }
+        }
+        if (complete.size > 0) Complete(tx, std::move(complete), &id, options.name, &keys, &next);
+        return absl::OkStatus();
+      },
+      &refused);
+  if (!ok) return false;
+  for (const Finished& f : batch) {
+    metrics.crashed.Increment();
+    log::Warn(f.how == Finished::How::kCrashed ? "job took its process down" : "job's process died under several jobs",
+              {{"job", FormatId("job", f.job->id)},
+               {"kind", f.job->kind},
+               {"crashes", f.job->crashes + (f.how == Finished::How::kCrashed ? 1 : 0)},
+               {"evidence", f.outcome.message}});
+  }
+  freed.insert(freed.end(), keys.begin(), keys.end());
+  handouts.insert(handouts.end(), std::make_move_iterator(next.begin()), std::make_move_iterator(next.end()));
+  return true;
+}
+
+void Engine::Impl::Count(const Finished& f) {
+  const Outcome& o = f.outcome;
+  const bool last =
+      o.kind == Outcome::Kind::kDead || (o.kind == Outcome::Kind::kRetry && f.job->attempt + 1 >= f.job->max_attempts);
+  if (const int64_t began = f.job->Started(); began != 0) {
+    const int64_t ran_us = f.job->ran_us;
+    const absl::Duration ran = ran_us != 0 ? absl::Microseconds(ran_us) : Mono() - absl::FromUnixMicros(began);
+    metrics.run.Observe(absl::ToDoubleSeconds(ran));
+    figures.Add(f.job->queue, f.job->kind,
+                o.kind == Outcome::Kind::kDone      ? RunOutcome::kSucceeded
+                : o.kind == Outcome::Kind::kDiscard ? RunOutcome::kDiscarded
+                : o.kind == Outcome::Kind::kSnooze  ? RunOutcome::kSnoozed
+                : last                              ? RunOutcome::kDead
+                                                    : RunOutcome::kFailed,
+                f.job->waited + (absl::FromUnixMicros(began) - f.job->taken), ran);
+  }
+  if (o.kind == Outcome::Kind::kDone) {
+    ++succeeded;
+    metrics.succeeded.Increment();
+  } else if (o.kind == Outcome::Kind::kDiscard) {
+    metrics.discarded.Increment();
+  } else if (o.kind == Outcome::Kind::kSnooze) {
+    metrics.snoozed.Increment();
+  } else {
+    ++(last ? dead : retried);
+    (last ? metrics.dead : metrics.retried).Increment();
+    log::Write(last ? log::Level::kWarn : log::Level::kInfo, last ? "job is dead" : "job failed, will be tried again",
+               {{"job", FormatId("job", f.job->id)},
+                {"kind", f.job->kind},
+                {"attempt", f.job->attempt + 1},
+                {"code", o.code},
+                {"error", CleanText(o.message, 500)},
+                {"request_id", f.job->request_id}});
+  }
+}
+
+// Jobs that were finished in the handler's own transaction: gone, if it committed. Still there under our fence: it did
+// not, whatever the handler thinks.
+bool Engine::Impl::Verify(std::vector<Finished>& batch, std::vector<Finished>& plain, std::vector<Finished>& keyed,
+                          std::vector<Handout>& handouts, std::vector<int64_t>& freed) {
+  std::vector<InHandPtr> jobs;
+  for (const auto& f : batch) jobs.push_back(f.job);
+  absl::flat_hash_set<Uuid> still;
+  absl::Status refused;
+  if (!Persist(
+          batch.size(), false,
+          [&](pqxx::transaction_base& tx) -> absl::Status {
+            FencedIds ids;
+            for (const auto& job : jobs) ids.Add(*job);
+            still.clear();
+            for (const auto& row : Run(tx, sql::kHeld, ids.ids.Finish(), ids.fences.Finish())) {
+              ASSIGN_OR_RETURN(const Uuid job, ParseUuid(row[0].c_str()));
+              still.insert(job);
+            }
+            return absl::OkStatus();
+          },
+          &refused)) {
+    return false;
+  }
+  for (auto& f : batch) {
+    if (still.contains(f.job->id)) {
+      if (f.outcome.kind == Outcome::Kind::kDone || f.outcome.kind == Outcome::Kind::kDiscard) {
+        f.outcome = Outcome::Retry("not_committed",
+                                   "the handler's transaction that should have finished the job was not committed");
+      }
+      (f.job->key.has_value() ? keyed : plain).push_back(f);
+      continue;
+    }
+    Count(f);
+    absl::MutexLock lock(&f.job->mu);
+    handouts.insert(handouts.end(), f.job->successors.begin(), f.job->successors.end());
+    if (f.job->key.has_value()) freed.push_back(*f.job->key);
+  }
+  return true;
+}
+
+bool Engine::Impl::GiveBack(std::vector<Finished>& batch, std::vector<Handout>& handouts) {
+  const int target = redis_down ? kStateReady : kStatePublished;
+  std::vector<Handout> next;
+  absl::Status refused;
+  if (!Persist(
+          batch.size(), false,
+          [&](pqxx::transaction_base& tx) -> absl::Status {
+            FencedIds ids;
+            for (const auto& f : batch) ids.Add(*f.job);
+            next.clear();
+            for (const auto& row : Run(tx, sql::kReissue, ids.ids.Finish(), ids.fences.Finish(), target, "{}", "{}")) {
+              if (row[7].as<int>() == kStatePublished || row[7].as<int>() == kStateBlocked)
+                next.push_back(ReadHandout(row));
+            }
+            return absl::OkStatus();
+          },
+          &refused)) {
+    return false;
+  }
+  reissued += static_cast<int64_t>(batch.size());
+  metrics.returned.Increment(static_cast<double>(batch.size()));
+  handouts.insert(handouts.end(), std::make_move_iterator(next.begin()), std::make_move_iterator(next.end()));
+  return true;
+}
+
+// XADD of what follows, XACK of what is stored, in one round trip. Redis away: entries stay pending, their rows say
+// that they are done.
+void Engine::Impl::Acknowledge(const std::vector<std::pair<std::string, std::string>>& entries,
+                               const std::vector<Handout>& handouts, bool remove) {
+  std::map<std::string, std::vector<std::string>> by_stream;
+  for (const auto& [stream, entry] : entries) by_stream[stream].push_back(entry);
+  std::vector<redis::Command> commands;
+  for (const auto& h : handouts) commands.push_back({"XADD", h.stream, "*", kEntryField, h.entry});
+  for (auto& [stream, list] : by_stream) {
+    redis::Command ack = {"XACK", stream, kGroup};
+    ack.insert(ack.end(), list.begin(), list.end());
+    commands.push_back(std::move(ack));
+    if (!remove) continue;
+    redis::Command del = {"XDEL", stream};
+    del.insert(del.end(), list.begin(), list.end());
+    commands.push_back(std::move(del));
+  }
+  if (!commands.empty()) redis.Pipeline(commands).status().IgnoreError();
+}
+
+}  // namespace mainstay::jobs
