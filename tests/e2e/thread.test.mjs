@@ -338,13 +338,14 @@ describe('the hops, from outside', () => {
   function connections() {
     const owner = new Map();
     for (const service of services) {
-      const pid = suite.pid(service);
-      for (const fd of readdirSync(`/proc/${pid}/fd`)) {
-        try {
-          const match = readlinkSync(`/proc/${pid}/fd/${fd}`).match(/^socket:\[(\d+)\]$/);
-          if (match) owner.set(match[1], service);
-        } catch {
-          // closed meanwhile
+      for (const pid of suite.processes(service)) {
+        for (const fd of readdirSync(`/proc/${pid}/fd`)) {
+          try {
+            const match = readlinkSync(`/proc/${pid}/fd/${fd}`).match(/^socket:\[(\d+)\]$/);
+            if (match) owner.set(match[1], service);
+          } catch {
+            // closed meanwhile
+          }
         }
       }
     }

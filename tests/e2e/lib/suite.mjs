@@ -161,6 +161,12 @@ export class Suite {
   pid(service) {
     return Number(this.file(`pids/${service}.pid`));
   }
+  // With the worker's children, in which its jobs run.
+  processes(service) {
+    const pid = this.pid(service);
+    const children = readdirSync(`/proc/${pid}/task`).flatMap((task) => readFileSync(`/proc/${pid}/task/${task}/children`, 'utf8').split(' ').filter(Boolean).map(Number));
+    return [pid, ...children];
+  }
   // Without a chance to clean up, as power loss or the OOM killer do it. Returns once the process is gone.
   async kill(service, signal = 'SIGKILL') {
     const pid = this.pid(service);
