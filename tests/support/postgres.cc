@@ -79,7 +79,7 @@ std::unique_ptr<Postgres> Postgres::StartOwn(const std::vector<std::string>& set
   server->options_ = "-k " + server->directory_ +
                      " -c listen_addresses=127.0.0.1 -c fsync=off -c synchronous_commit=off -c full_page_writes=off -c "
                      "max_connections=150 -c shared_buffers=64MB "
-                     "-c max_wal_size=2GB -c autovacuum_naptime=10s";
+                     "-c max_wal_size=2GB -c autovacuum_naptime=60s";
   for (const auto& setting : settings) server->options_ += " -c " + setting;
   for (int attempt = 0;; ++attempt) {
     server->port_ = FreePort();

@@ -31,6 +31,7 @@ class TestJob : public jobs::RunningJob {
       : id_(NewUuid()), kind_(std::move(kind)), args_(std::move(args)), context_(std::move(context)), fence_(fence) {}
   const Uuid& id() const override { return id_; }
   std::string_view kind() const override { return kind_; }
+  int version() const override { return 0; }
   std::string_view args() const override { return args_; }
   int64_t fence() const override { return fence_; }
   int attempt() const override { return 1; }
@@ -38,11 +39,14 @@ class TestJob : public jobs::RunningJob {
   bool cancelled() const override { return asked_++ >= cancel_after; }
   std::string_view checkpoint() const override { return ""; }
   absl::Status SaveCheckpoint(std::string_view) override { return absl::OkStatus(); }
-  absl::Status Progress(double, std::string_view) override { return absl::OkStatus(); }
+  absl::Status Progress(double, std::string_view, const std::map<std::string, int64_t>&) override {
+    return absl::OkStatus();
+  }
   absl::Status FinishIn(pqxx::transaction_base& tx, const jobs::Outcome& outcome) override {
     tx.exec_params("INSERT INTO public.finished (args, result) VALUES ($1, $2::jsonb)", args_, outcome.result);
     return before_commit ? before_commit(tx) : absl::OkStatus();
   }
+  postgres::Pool& pool() override { throw std::logic_error("this test has no worker's pool"); }
 
   int cancel_after = 1 << 30;
   std::function<absl::Status(pqxx::transaction_base&)> before_commit;

@@ -48,6 +48,7 @@ class TestJob : public jobs::RunningJob {
   }
   const Uuid& id() const override { return id_; }
   std::string_view kind() const override { return kProcessKind; }
+  int version() const override { return 0; }
   std::string_view args() const override { return args_; }
   int64_t fence() const override { return 1; }
   int attempt() const override { return 1; }
@@ -55,13 +56,16 @@ class TestJob : public jobs::RunningJob {
   bool cancelled() const override { return false; }
   std::string_view checkpoint() const override { return ""; }
   absl::Status SaveCheckpoint(std::string_view) override { return absl::OkStatus(); }
-  absl::Status Progress(double, std::string_view) override { return absl::OkStatus(); }
+  absl::Status Progress(double, std::string_view, const std::map<std::string, int64_t>&) override {
+    return absl::OkStatus();
+  }
   absl::Status FinishIn(pqxx::transaction_base& tx, const Outcome& outcome) override {
     if (fenced) return absl::FailedPreconditionError("fenced");
     tx.exec_params("INSERT INTO public.finished VALUES ($1, $2, $3, $4)", id_.ToString(), int(outcome.kind),
                    outcome.result, outcome.code);
     return absl::OkStatus();
   }
+  postgres::Pool& pool() override { throw std::logic_error("this test has no worker's pool"); }
   bool fenced = false;
 
  private:
