@@ -27,17 +27,6 @@ constexpr size_t kMaxName = 100, kMaxKey = 512, kMaxTags = 32;
 constexpr absl::Duration kMaxUnique = absl::Hours(24 * 366);
 constexpr int kMaxLimit = 32767;
 
-bool IsKind(std::string_view kind) {
-  if (kind.empty() || kind.size() > kMaxName) return false;
-  bool start = true;
-  for (const char c : kind) {
-    if (start ? !(c >= 'a' && c <= 'z') : !((c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_' || c == '.'))
-      return false;
-    start = c == '.';
-  }
-  return !start;
-}
-
 bool IsQueue(std::string_view queue) {
   if (queue.empty() || queue.size() > kMaxName) return false;
   return std::all_of(queue.begin(), queue.end(),
@@ -67,8 +56,7 @@ void Validate(const JobSpec& job, const CallContext& context, const std::string&
   if (job.kind.empty()) {
     wrong("kind", "required", "a job needs a kind");
   } else if (!IsKind(job.kind)) {
-    wrong("kind", "invalid_format",
-          "expected lower-case words joined by dots, like \"mail.send\", at most 100 characters");
+    wrong("kind", "invalid_format", kKindForm);
   }
   if (!IsQueue(job.queue))
     wrong("queue", "invalid_format", "expected the name of a queue: a-z, 0-9, - and _, at most 100 characters");
@@ -531,6 +519,17 @@ class Call {
 };
 
 }  // namespace
+
+bool IsKind(std::string_view kind) {
+  if (kind.empty() || kind.size() > kMaxName) return false;
+  bool start = true;
+  for (const char c : kind) {
+    if (start ? !(c >= 'a' && c <= 'z') : !((c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_' || c == '.'))
+      return false;
+    start = c == '.';
+  }
+  return !start;
+}
 
 absl::Status Validate(const CallContext& context, absl::Span<const JobSpec> jobs) {
   if (jobs.size() > kMaxBatch) {

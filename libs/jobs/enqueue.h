@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -36,6 +37,11 @@ enum class UniqueBucket { kNone, kMinute, kHour, kDay, kWeek, kMonth };
 // What happens when another job holds the key. kReplace: a job that has not started gets the new arguments (and their
 // version); one that was handed out already goes out anew under a raised fence.
 enum class OnConflict { kIgnore, kReplace, kReject };
+
+// Lower-case words joined by dots.
+bool IsKind(std::string_view kind);
+inline constexpr char kKindForm[] =
+    "expected lower-case words joined by dots, like \"mail.send\", at most 100 characters";
 
 struct JobSpec {
   std::string kind;  // "webhooks.process"

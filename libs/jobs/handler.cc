@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "libs/base/json_schema.h"
 #include "libs/base/problem.h"
 #include "libs/jobs/keys.h"
 
@@ -72,6 +73,7 @@ void Registry::Register(std::string kind, Handler handler, const std::vector<int
       std::fprintf(stderr, "job kind \"%s\" is registered twice\n", it->first.c_str());
       std::abort();
     }
+    schemas_.try_emplace({kind, version});
   }
 }
 
@@ -84,6 +86,21 @@ std::vector<std::string> Registry::routes() const {
   std::vector<std::string> routes;
   for (const auto& handler : handlers_) routes.push_back(handler.first);
   return routes;
+}
+
+void Registry::SetSchema(const std::string& kind, std::string schema, int version) {
+  if (const absl::Status status = JsonSchema::Compile(schema).status(); !status.ok()) {
+    std::fprintf(stderr, "schema of job kind \"%s\": %s\n", kind.c_str(), std::string(status.message()).c_str());
+    std::abort();
+  }
+  schemas_[{kind, version}] = std::move(schema);
+}
+
+std::vector<KindSpec> Registry::specs() const {
+  std::vector<KindSpec> specs;
+  for (const auto& [key, schema] : schemas_)
+    specs.push_back({.kind = key.first, .version = key.second, .schema = schema});
+  return specs;
 }
 
 }  // namespace mainstay::jobs

@@ -12,6 +12,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -75,6 +76,13 @@ class RunningJob {
 
 using Handler = std::function<Outcome(RunningJob&)>;
 
+// A kind of job as workers announce it (kinds.h).
+struct KindSpec {
+  std::string kind;
+  int version = 0;     // of its arguments
+  std::string schema;  // JSON Schema of them (libs/base/json_schema.h); empty: anything
+};
+
 // Kinds and their handlers. Filled at start, constant afterwards.
 class Registry {
  public:
@@ -85,8 +93,15 @@ class Registry {
   // What a worker announces: "mail.send", from version 1 on "mail.send@1".
   std::vector<std::string> routes() const;
 
+  // What the arguments of a kind look like: enqueue over HTTP and gRPC refuses others. Dies of a schema that could not
+  // be checked whole.
+  void SetSchema(const std::string& kind, std::string schema, int version = 0);
+  // All kinds and versions, for AnnounceKinds.
+  std::vector<KindSpec> specs() const;
+
  private:
   std::map<std::string, Handler, std::less<>> handlers_;
+  std::map<std::pair<std::string, int>, std::string> schemas_;  // of all kinds; empty: none
 };
 
 }  // namespace mainstay::jobs

@@ -487,9 +487,24 @@ inline constexpr Named kStrideHot = {
 inline constexpr Named kLockHotMany = {"jobs_lock_hot_many", R"sql(
 SELECT id, fence FROM mainstay.jobs WHERE id = ANY ($1::uuid[]) AND (tenant = $2 OR $2 = '*') ORDER BY id FOR UPDATE)sql"};
 
-inline constexpr Named kKnownKinds = {"jobs_known_kinds",
-                                      "SELECT DISTINCT unnest(kinds) FROM mainstay.job_workers WHERE lease_until > "
-                                      "clock_timestamp() - interval '1 minute'"};
+// ---- kinds ----
+
+// $1 names, $2 versions, $3 schemas, $4 by whom. Locks the rows in order.
+inline constexpr Named kAnnounceKinds = {"jobs_announce_kinds", R"sql(
+INSERT INTO mainstay.job_kinds AS k (kind, version, schema, announced_by)
+SELECT i.kind, i.version, i.schema::json, $4 FROM unnest($1::text[], $2::smallint[], $3::text[]) AS i (kind, version, schema) ORDER BY 1, 2
+ON CONFLICT (kind, version) DO UPDATE SET schema = excluded.schema, announced_by = excluded.announced_by, announced_at = clock_timestamp())sql"};
+inline constexpr Named kListKinds = {"jobs_list_kinds", R"sql(
+SELECT k.kind, k.version, k.schema, k.announced_by, (extract(epoch FROM k.announced_at) * 1000000)::bigint,
+       EXISTS (SELECT 1 FROM mainstay.job_workers w WHERE w.lease_until > clock_timestamp() AND CASE WHEN k.version = 0 THEN k.kind ELSE k.kind || '@' || k.version END = ANY (w.kinds))
+FROM mainstay.job_kinds k ORDER BY k.kind, k.version)sql"};
+// Kind, version, is it known, hash of its schema, the schema itself unless its hash is among $1; last: whether it is
+// only named by a worker.
+inline constexpr Named kKinds = {"jobs_kinds", R"sql(
+SELECT k.kind, k.version, k.announced_at > clock_timestamp() - interval '30 days', md5(k.schema::text), CASE WHEN md5(k.schema::text) <> ALL ($1::text[]) THEN k.schema::text END, false
+FROM mainstay.job_kinds k
+UNION ALL
+SELECT DISTINCT split_part(unnest(w.kinds), '@', 1), 0, true, NULL, NULL, true FROM mainstay.job_workers w WHERE w.lease_until > clock_timestamp() - interval '1 minute')sql"};
 
 inline constexpr Named kQueues = {"jobs_queues", R"sql(
 SELECT q.name, q.paused_at IS NOT NULL AND (q.paused_until IS NULL OR q.paused_until > clock_timestamp()), q.paused_by, q.paused_reason,

@@ -135,14 +135,6 @@ absl::StatusOr<std::vector<Enqueued>> RetryJob(pqxx::transaction_base& tx, const
   });
 }
 
-absl::StatusOr<std::vector<std::string>> KnownKinds(pqxx::transaction_base& tx) {
-  return Guarded([&]() -> absl::StatusOr<std::vector<std::string>> {
-    std::vector<std::string> kinds;
-    for (const auto& row : Run(tx, sql::kKnownKinds)) kinds.emplace_back(row[0].c_str());
-    return kinds;
-  });
-}
-
 absl::StatusOr<std::vector<QueueView>> ListQueues(pqxx::transaction_base& tx, const CallContext& context,
                                                   const std::optional<std::string>& name) {
   return Guarded([&]() -> absl::StatusOr<std::vector<QueueView>> {

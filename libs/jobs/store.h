@@ -51,9 +51,6 @@ absl::StatusOr<std::vector<Enqueued>> CancelJob(pqxx::transaction_base& tx, cons
 absl::StatusOr<std::vector<Enqueued>> RetryJob(pqxx::transaction_base& tx, const CallContext& context, const Uuid& id,
                                                std::string_view reason);
 
-// What live workers (seen within a minute) have announced.
-absl::StatusOr<std::vector<std::string>> KnownKinds(pqxx::transaction_base& tx);
-
 struct QueueView {
   std::string name;
   bool paused = false;

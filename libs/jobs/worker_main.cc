@@ -7,12 +7,15 @@
 #include <cstdio>
 #include <memory>
 #include <optional>
+#include <pqxx/pqxx>
 
+#include "absl/time/clock.h"
 #include "libs/base/config.h"
 #include "libs/base/strings.h"
 #include "libs/jobs/child.h"
 #include "libs/jobs/children.h"
 #include "libs/jobs/engine.h"
+#include "libs/jobs/kinds.h"
 #include "libs/jobs/sealer.h"
 #include "libs/postgres/pool.h"
 #include "libs/telemetry/log.h"
@@ -159,8 +162,12 @@ int WorkerMain(int argc, char** argv, const Registry& registry) {
   const timespec again = {.tv_sec = 0, .tv_nsec = 200'000'000};
   std::string last;
   while (true) {
-    status = engine.Start();
+    status = pool.Transaction(absl::Now() + absl::Seconds(5), [&](pqxx::transaction_base& tx) {
+      return AnnounceKinds(tx, engine_options.name, registry.specs());
+    });
+    if (status.ok()) status = engine.Start();
     if (status.ok()) break;
+    if (absl::IsInvalidArgument(status)) return fail(status);  // the name of a kind
     if (last != status.message())
       log::Warn("waiting for PostgreSQL", {{"error", last = std::string(status.message())}});
     if (sigtimedwait(&ends, nullptr, &again) > 0) return 0;

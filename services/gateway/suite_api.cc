@@ -191,6 +191,7 @@ class EventSource : public http::BodySource {
 
 SuiteApi::SuiteApi(std::map<std::string, Upstream*> upstreams)
     : transcoder_({{"mainstay/jobs/v1/jobs.proto", "worker"},
+                   {"mainstay/jobs/v1/kinds.proto", "worker"},
                    {"mainstay/jobs/v1/monitoring.proto", "worker"},
                    {"mainstay/jobs/v1/operators.proto", "worker"},
                    {"mainstay/jobs/v1/schedules.proto", "worker"},

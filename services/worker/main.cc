@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <mutex>
 #include <optional>
+#include <pqxx/pqxx>
 #include <thread>
 
 #include "libs/base/strings.h"
@@ -19,6 +20,7 @@
 #include "libs/jobs/children.h"
 #include "libs/jobs/engine.h"
 #include "libs/jobs/enqueue.h"
+#include "libs/jobs/kinds.h"
 #include "libs/jobs/merging.h"
 #include "libs/jobs/sealer.h"
 #include "libs/postgres/pool.h"
@@ -28,6 +30,7 @@
 #include "libs/transfer/handlers.h"
 #include "libs/webhooks/processing.h"
 #include "services/worker/job_query.h"
+#include "services/worker/kinds_service.h"
 #include "services/worker/monitoring.h"
 #include "services/worker/noop.h"
 #include "services/worker/operators.h"
@@ -38,7 +41,8 @@ namespace mainstay::worker {
 namespace {
 
 struct Options {
-  rpc::ServiceOptions service{.name = "worker"};
+  // Single enqueues that share a commit wait for it on their threads.
+  rpc::ServiceOptions service{.name = "worker", .max_threads = 64};
   std::string integrations, transfer, cursor_key, secrets_key_file;
   int64_t executors = 16, children = 2, child_memory_mb = 2048, window = 20000, database_connections = 0;
   absl::Duration heartbeat = absl::Seconds(5), lease = absl::Seconds(15), sweep = absl::Seconds(30),
@@ -192,6 +196,7 @@ int Main(int argc, char** argv) {
                                                                .worker_name = name});
   jobs::Engine engine(engine_options, {children}, engine_pool);
 
+  jobs::KindBook kinds(api_pool, registry.specs());
   const rpc::Guard guard("worker", *std::move(verifier),
                          [&watcher](const std::vector<std::string>& roles, std::string_view scope) {
                            return watcher.model()->HasScope(roles, scope);
@@ -202,7 +207,7 @@ int Main(int argc, char** argv) {
                            .sealer = sealer_or_null,
                            .guard = guard,
                            .model = model,
-                           .own_kinds = registry.routes(),
+                           .kinds = kinds,
                            .queries = queries};
   jobs::Watcher job_watcher(api_pool);
   Depths depths(api_pool);
@@ -212,6 +217,7 @@ int Main(int argc, char** argv) {
     return StartGetJob(monitoring, context, request, response);
   });
   QueuesService queues_service(parts);
+  KindsService kinds_service(parts);
   DeadLettersService dead_letters_service(parts);
   OperationsService operations_service(parts);
   QueueStatsService queue_stats_service(monitoring);
@@ -222,6 +228,7 @@ int Main(int argc, char** argv) {
   rpc::ServiceServer server(options.service);
   server.Add(&jobs_service);
   server.Add(&queues_service);
+  server.Add(&kinds_service);
   server.Add(&dead_letters_service);
   server.Add(&operations_service);
   server.Add(&queue_stats_service);
@@ -242,7 +249,10 @@ int Main(int argc, char** argv) {
   std::thread starter([&] {
     std::string last;
     while (!stopping) {
-      const absl::Status status = engine.Start();
+      absl::Status status = api_pool.Transaction(absl::Now() + absl::Seconds(5), [&](pqxx::transaction_base& tx) {
+        return jobs::AnnounceKinds(tx, name, registry.specs());
+      });
+      if (status.ok()) status = engine.Start();
       if (status.ok()) {
         server.SetReady();
         log::Info("the worker takes jobs",

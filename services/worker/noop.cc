@@ -34,6 +34,8 @@ void RegisterNoop(jobs::Registry& registry) {
     }
     return jobs::Outcome::Done(absl::StrCat("{\"attempt\":", job.attempt(), "}"));
   });
+  registry.SetSchema("mainstay.noop", R"({"properties": {
+    "sleep_ms": {"type": "integer", "minimum": 0, "maximum": 600000}, "fail_times": {"type": "integer", "minimum": 0}}})");
 }
 
 }  // namespace mainstay::worker

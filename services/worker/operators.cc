@@ -117,12 +117,15 @@ grpc::Status DeadLettersService::EditJob(grpc::ServerContext* context, const pb:
           errors.push_back({.name = "/args", .code = "required", .detail = "the new arguments"});
         if (request->reason().empty()) errors.push_back(NoReason());
         if (!errors.empty()) return Invalid(std::move(errors));
+        ASSIGN_OR_RETURN(const auto kinds, parts_.kinds.Current(call.deadline));
         std::vector<jobs::Enqueued> again;
         std::optional<jobs::JobView> job;
         RETURN_IF_ERROR(parts_.pool.Transaction(call.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
           ASSIGN_OR_RETURN(again, jobs::EditArgs(tx, call, id, request->args(), request->reason()));
           ASSIGN_OR_RETURN(job, jobs::GetJob(tx, call, id));
-          return absl::OkStatus();
+          std::vector<FieldError> wrong;
+          kinds->CheckArgs(job->kind, job->version, request->args(), "", wrong);
+          return wrong.empty() ? absl::OkStatus() : Invalid(std::move(wrong));
         }));
         parts_.handoff.Publish(again);
         FillJob(*job, response);

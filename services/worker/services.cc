@@ -179,40 +179,21 @@ absl::StatusOr<Uuid> JobId(const std::string& text) {
 
 }  // namespace
 
-absl::StatusOr<std::set<std::string>> JobsService::Kinds(const CallContext& call) {
-  {
-    absl::MutexLock lock(&mu_);
-    if (absl::Now() - kinds_at_ < absl::Seconds(1)) return kinds_;
-  }
-  std::set<std::string> kinds(parts_.own_kinds.begin(), parts_.own_kinds.end());
-  RETURN_IF_ERROR(parts_.pool.Autocommit(call.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
-    ASSIGN_OR_RETURN(const auto known, jobs::KnownKinds(tx));
-    kinds.insert(known.begin(), known.end());
-    return absl::OkStatus();
-  }));
-  absl::MutexLock lock(&mu_);
-  kinds_ = kinds;
-  kinds_at_ = absl::Now();
-  return kinds;
-}
-
 absl::Status JobsService::ToSpec(const pb::NewJob& job, const std::string& at, const catalog::Model& model,
-                                 const std::set<std::string>& kinds, jobs::JobSpec* spec,
-                                 std::vector<FieldError>* errors) {
+                                 const jobs::Kinds& kinds, jobs::JobSpec* spec, std::vector<FieldError>* errors) {
   auto wrong = [&](const char* field, const char* code, std::string detail) {
     if (errors->size() < 20)
       errors->push_back({.name = StrCat(at, "/", field), .code = code, .detail = std::move(detail)});
   };
   spec->kind = job.kind();
-  if (!job.kind().empty() && !kinds.contains(job.kind()))
+  if (!job.kind().empty() && !kinds.Knows(job.kind()))
     wrong("kind", "unknown", StrCat("no worker knows the kind \"", job.kind().substr(0, 100), "\""));
   if (!job.queue().empty()) spec->queue = job.queue();
   if (spec->queue != "default" && spec->queue != "mainstay" && !model.queues.contains(spec->queue)) {
     wrong("queue", "unknown", StrCat("the catalog has no queue \"", spec->queue.substr(0, 100), "\""));
   }
   if (!job.args().empty()) spec->args = job.args();
-  if (spec->args.size() <= jobs::kMaxArgs && !JsonDocument::Parse(spec->args).ok())
-    wrong("args", "invalid_format", "not JSON");
+  kinds.CheckArgs(job.kind(), job.version(), spec->args, at, *errors);
   if (job.has_priority()) spec->priority = job.priority();
   if (job.has_max_attempts()) spec->max_attempts = job.max_attempts();
   if (job.has_run_at() && job.has_delay()) wrong("delay", "conflict", "give either run_at or delay");
@@ -282,10 +263,10 @@ grpc::Status JobsService::EnqueueJob(grpc::ServerContext* context, const pb::Enq
   return parts_.guard.Handle(
       *context, "mainstay.jobs.v1.JobsService/EnqueueJob", [&](const CallContext& call) -> absl::Status {
         const catalog::ModelPtr model = parts_.model();
-        ASSIGN_OR_RETURN(const auto kinds, Kinds(call));
+        ASSIGN_OR_RETURN(const auto kinds, parts_.kinds.Current(call.deadline));
         jobs::JobSpec spec;
         std::vector<FieldError> errors;
-        RETURN_IF_ERROR(ToSpec(request->job(), "", *model, kinds, &spec, &errors));
+        RETURN_IF_ERROR(ToSpec(request->job(), "", *model, *kinds, &spec, &errors));
         if (!errors.empty()) return Invalid(std::move(errors));
         ASSIGN_OR_RETURN(const jobs::Enqueued added, parts_.merging.Enqueue(call, spec));
         if (!added.existed) {
@@ -314,11 +295,11 @@ grpc::Status JobsService::BatchEnqueueJobs(grpc::ServerContext* context, const p
                                             request->items_size())}});
         }
         const catalog::ModelPtr model = parts_.model();
-        ASSIGN_OR_RETURN(const auto kinds, Kinds(call));
+        ASSIGN_OR_RETURN(const auto kinds, parts_.kinds.Current(call.deadline));
         std::vector<jobs::JobSpec> specs(request->items_size());
         std::vector<FieldError> errors;
         for (int i = 0; i < request->items_size(); ++i)
-          RETURN_IF_ERROR(ToSpec(request->items(i), StrCat("/items/", i), *model, kinds, &specs[i], &errors));
+          RETURN_IF_ERROR(ToSpec(request->items(i), StrCat("/items/", i), *model, *kinds, &specs[i], &errors));
         if (!errors.empty()) return Invalid(std::move(errors));
         std::vector<jobs::Enqueued> added;
         std::map<Uuid, jobs::JobView> holders;

@@ -1,18 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // jobs.v1 over gRPC: thin adapters from the RPCs to libs/jobs and the list query of libs/records. What they know beyond
-// it: the catalog (queues) and the live workers (kinds).
+// it: the catalog (queues) and what workers announced (kinds).
 #pragma once
 
 #include <functional>
 #include <optional>
-#include <set>
 #include <string>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "libs/base/problem.h"
 #include "libs/catalog/model.h"
 #include "libs/jobs/enqueue.h"
+#include "libs/jobs/kinds.h"
 #include "libs/jobs/merging.h"
 #include "libs/jobs/store.h"
 #include "libs/postgres/pool.h"
@@ -29,7 +27,7 @@ struct ServiceParts {
   const jobs::Sealer* sealer;  // null: sensitive arguments are refused
   const rpc::Guard& guard;
   std::function<catalog::ModelPtr()> model;
-  std::vector<std::string> own_kinds;
+  jobs::KindBook& kinds;
   JobQueries& queries;
 };
 
@@ -66,14 +64,10 @@ class JobsService final
  private:
   // `at` is where the job stood in the request: "" or "/items/3".
   absl::Status ToSpec(const mainstay::jobs::v1::NewJob& job, const std::string& at, const catalog::Model& model,
-                      const std::set<std::string>& kinds, jobs::JobSpec* spec, std::vector<FieldError>* errors);
-  absl::StatusOr<std::set<std::string>> Kinds(const CallContext& call);
+                      const jobs::Kinds& kinds, jobs::JobSpec* spec, std::vector<FieldError>* errors);
 
   const ServiceParts parts_;
   const StartGet start_get_;
-  absl::Mutex mu_;
-  std::set<std::string> kinds_ ABSL_GUARDED_BY(mu_);
-  absl::Time kinds_at_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
 };
 
 class QueuesService final : public mainstay::jobs::v1::QueuesService::Service {

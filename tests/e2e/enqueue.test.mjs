@@ -91,6 +91,41 @@ describe('over HTTP', () => {
     assert.equal(await suite.value('SELECT count(*) FROM mainstay.jobs'), before);
   });
 
+  it("arguments that do not fit the schema of their kind are refused by their pointers, at enqueue and when they are edited", async () => {
+    const kinds = await suite.ok(200, 'GET', '/mainstay/v1/job-kinds');
+    const noop = kinds.data.find((each) => each.kind === kind);
+    assert.equal(noop.alive, true);
+    assert.equal(noop.schema.properties.sleep_ms.maximum, 600000);
+    const before = await suite.value('SELECT count(*) FROM mainstay.jobs');
+    const answer = await post({ kind, args: { sleep_ms: 'long', fail_times: -1 } });
+    assertProblem(answer, 422, 'validation-failed');
+    assert.deepEqual(answer.json.errors.map((error) => [error.pointer, error.code]), [['/args/sleep_ms', 'invalid_type'], ['/args/fail_times', 'out_of_range']]);
+    const batch = await suite.api('POST', '/mainstay/v1/jobs:batchCreate', { body: { items: [{ kind }, { kind, args: { sleep_ms: 1.5 } }] } });
+    assertProblem(batch, 422, 'validation-failed');
+    assert.equal(batch.json.errors[0].pointer, '/items/1/args/sleep_ms');
+    assert.equal(await suite.value('SELECT count(*) FROM mainstay.jobs'), before);
+    const job = await suite.ok(201, 'POST', '/mainstay/v1/jobs', { body: { kind, delay: later, args: { sleep_ms: 5 } } });
+    const edit = await suite.api('PATCH', `/mainstay/v1/jobs/${job.id}`, { body: { args: { sleep_ms: -5 }, reason: 'test' } });
+    assertProblem(edit, 422, 'validation-failed');
+    assert.equal(edit.json.errors[0].pointer, '/args/sleep_ms');
+    assert.deepEqual((await suite.ok(200, 'GET', `/mainstay/v1/jobs/${job.id}`)).args, { sleep_ms: 5 });
+    await suite.ok(200, 'POST', `/mainstay/v1/jobs/${job.id}:cancel`, { body: {} });
+  });
+
+  it('a kind that is announced can be enqueued and waits for a worker; a schema that cannot be checked is refused', async () => {
+    const name = `test.k${key()}`;
+    assertProblem(await post({ kind: name }), 422, 'validation-failed');
+    const wrong = await suite.api('PUT', `/mainstay/v1/job-kinds/${name}`, { body: { schema: { properties: { to: { typ: 'string' } } } } });
+    assertProblem(wrong, 422, 'validation-failed');
+    assert.equal(wrong.json.errors[0].pointer, '/schema');
+    assert.match(wrong.json.errors[0].detail, /\/properties\/to\/typ: unknown keyword/);
+    const put = await suite.ok(200, 'PUT', `/mainstay/v1/job-kinds/${name}`, { body: { schema: { type: 'object', required: ['to'] } } });
+    assert.ok(!put.alive);
+    await eventually(async () => (await post({ kind: name })).json.errors?.[0]?.pointer === '/args/to');
+    const job = await suite.ok(201, 'POST', '/mainstay/v1/jobs', { body: { kind: name, delay: later, args: { to: 1 } } });
+    await suite.ok(200, 'POST', `/mainstay/v1/jobs/${job.id}:cancel`, { body: {} });
+  });
+
   it('a taken unique key: the job that holds it, its new arguments, or 409', async () => {
     const unique_key = key();
     const first = await suite.ok(201, 'POST', '/mainstay/v1/jobs', { body: { kind, delay: later, unique_key, args: { n: 1 } } });

@@ -37,6 +37,23 @@ TEST_CASE("the registry finds what was registered and lists it") {
   CHECK(registry.routes() == std::vector<std::string>{"a.b", "c"});
 }
 
+TEST_CASE("the registry tells all its kinds, with schemas where there are some") {
+  Registry registry;
+  registry.Register("a.b", [](RunningJob&) { return Outcome::Done(); });
+  registry.SetSchema("c", R"({"type": "object"})", 2);
+  registry.Register("c", [](RunningJob&) { return Outcome::Done(); }, {1, 2});
+  const auto specs = registry.specs();
+  REQUIRE(specs.size() == 3);
+  CHECK(specs[0].kind == "a.b");
+  CHECK(specs[0].schema.empty());
+  CHECK(specs[1].kind == "c");
+  CHECK(specs[1].version == 1);
+  CHECK(specs[1].schema.empty());
+  CHECK(specs[2].version == 2);
+  CHECK(specs[2].schema == R"({"type": "object"})");
+  CHECK(registry.routes() == std::vector<std::string>{"a.b", "c@1", "c@2"});
+}
+
 TEST_CASE("wrong engine options are named, all at once") {
   CHECK(Validate(EngineOptions()).ok());
   const absl::Status status =
