@@ -57,5 +57,12 @@ SELECT id, tenant, label, created_by, (extract(epoch FROM created_at) * 1000000)
 FROM mainstay.flows_view WHERE uid = $1::uuid AND (tenant = $2 OR $2 = '*'))sql"};
 inline constexpr Named kOpenFlowJobs = {"flows_open_jobs", R"sql(
 SELECT j.id, j.fence FROM mainstay.job_flow_jobs m JOIN mainstay.jobs j ON j.id = m.job WHERE m.flow = $1::uuid ORDER BY j.id FOR UPDATE OF j)sql"};
+// Of those that wait for nobody: how many in each state. Who holds the slot of its key counts as published.
+inline constexpr Named kOpenFlowStates = {"flows_open_states", R"sql(
+SELECT CASE WHEN j.state = 2 AND EXISTS (SELECT 1 FROM mainstay.job_slots s WHERE s.key_hash = j.key_hash AND s.job = j.id) THEN 4 ELSE j.state END, count(*)
+FROM mainstay.job_flow_jobs m JOIN mainstay.jobs j ON j.id = m.job LEFT JOIN mainstay.job_flow_waits w ON w.job = m.job AND w.released_at IS NULL
+WHERE m.flow = $1::uuid AND m.state IS NULL AND w.job IS NULL GROUP BY 1)sql"};
+inline constexpr Named kDeadFlowJobs = {
+    "flows_dead_jobs", "SELECT job FROM mainstay.job_flow_jobs WHERE flow = $1::uuid AND state = 9 ORDER BY job"};
 
 }  // namespace mainstay::jobs::sql

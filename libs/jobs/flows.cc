@@ -43,25 +43,37 @@ absl::Status CheckShape(absl::Span<const FlowJob> jobs, bool fresh) {
     return Invalid({{.name = "/jobs", .code = "out_of_range", .detail = absl::StrCat("expected 1 to ", kMaxBatch)}});
   std::vector<FieldError> errors;
   std::map<std::string_view, size_t> names;
+  for (size_t i = 0; i < jobs.size(); ++i)
+    if (!jobs[i].name.empty()) names.emplace(jobs[i].name, i);  // the first of that name
   size_t edges = 0;
   for (size_t i = 0; i < jobs.size() && errors.size() < 20; ++i) {
     const FlowJob& job = jobs[i];
     auto wrong = [&](const std::string& field, const char* code, std::string detail) {
       errors.push_back({.name = absl::StrCat("/jobs/", i, field), .code = code, .detail = std::move(detail)});
     };
-    if (job.name.size() > kMaxName || job.name == "*" || CleanText(job.name, kMaxName) != job.name)
+    if (job.name.size() > kMaxName || job.name == "*" || CleanText(job.name, kMaxName) != job.name) {
       wrong("/name", "invalid_value", "at most 100 bytes of UTF-8, and not \"*\"");
+    } else if (!job.name.empty() && names[job.name] != i) {
+      wrong("/name", "duplicate", absl::StrCat("job ", names[job.name], " has this name"));
+    }
     if (job.needs.size() > kMaxNeeds) wrong("/needs", "too_many", absl::StrCat("at most ", kMaxNeeds, " names"));
     for (size_t n = 0; n < job.needs.size() && errors.size() < 20; ++n) {
       const std::string& need = job.needs[n];
+      const std::string field = absl::StrCat("/needs/", n);
       edges += need == "*" ? i : 1;
-      const bool known = need == "*" ? i > 0 : names.contains(need);
-      if (!known && (fresh || need.empty() || need == "*" || need == job.name))
-        wrong(absl::StrCat("/needs/", n), "unknown", "no job before it has this name");
+      const auto named = names.find(need);
+      if (need == "*") {
+        if (i == 0) wrong(field, "unknown", "no job stands before it");
+      } else if (named == names.end()) {
+        if (fresh || need.empty()) wrong(field, "unknown", "no job before it has this name");
+      } else if (named->second == i) {
+        wrong(field, "cycle", "a job cannot wait for itself");
+      } else if (named->second > i) {
+        wrong(field, "out_of_order",
+              absl::StrCat("job ", named->second, " has this name, but stands after this one; a job waits for jobs ",
+                           "before it, so that there are no cycles"));
+      }
     }
-    // Only now: a job does not wait for itself.
-    if (!job.name.empty() && !names.emplace(job.name, i).second)
-      wrong("/name", "duplicate", absl::StrCat("job ", names[job.name], " has this name"));
   }
   if (errors.empty() && edges > kMaxEdges)
     errors.push_back({.name = "/jobs",
@@ -181,6 +193,25 @@ absl::StatusOr<FlowView> GetFlow(pqxx::transaction_base& tx, const CallContext& 
     for (int* count :
          {&view.total, &view.waiting, &view.open, &view.succeeded, &view.discarded, &view.cancelled, &view.dead})
       *count = row[c++].as<int>();
+    for (const auto& state : Run(tx, sql::kOpenFlowStates, id.ToString())) {
+      const int count = state[1].as<int>();
+      switch (state[0].as<int>()) {
+        case kStateScheduled:
+          view.scheduled = count;
+          break;
+        case kStateBlocked:
+          view.blocked = count;
+          break;
+        case kStateReady:
+          view.ready = count;
+          break;
+        case kStatePublished:
+          view.published = count;
+          break;
+        default:
+          view.running = count;
+      }
+    }
     return view;
   });
 }
@@ -205,6 +236,20 @@ absl::StatusOr<std::vector<Enqueued>> CancelFlow(pqxx::transaction_base& tx, con
       publish.push_back({.stream = std::move(handout.stream), .entry = std::move(handout.entry)});
     for (const int64_t key : freed) publish.push_back({.key = key});
     return publish;
+  });
+}
+
+absl::StatusOr<Revived> RetryFlow(pqxx::transaction_base& tx, const CallContext& context, const Uuid& id,
+                                  std::string_view reason) {
+  return Guarded([&]() -> absl::StatusOr<Revived> {
+    RETURN_IF_ERROR(GetFlow(tx, context, id).status());
+    std::vector<Uuid> dead;
+    for (const auto& row : Run(tx, sql::kDeadFlowJobs, id.ToString())) {
+      ASSIGN_OR_RETURN(dead.emplace_back(), ParseUuid(row[0].c_str()));
+    }
+    if (dead.empty()) return Revived();
+    return Revive(tx, dead,
+                  {.tenant = context.principal.tenant, .by = context.principal.subject, .reason = std::string(reason)});
   });
 }
 

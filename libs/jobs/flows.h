@@ -18,6 +18,7 @@
 #include "libs/base/ids.h"
 #include "libs/base/principal.h"
 #include "libs/jobs/enqueue.h"
+#include "libs/jobs/letters.h"
 
 namespace mainstay::jobs {
 
@@ -54,14 +55,18 @@ struct FlowView {
   std::string tenant, label, created_by;
   absl::Time created_at;
   std::optional<absl::Time> finished_at;  // of the last job; none while one is not final
-  // `waiting`: for others; `open`: not final otherwise.
+  // `waiting`: for others; `open`: not final otherwise, and of those:
   int total = 0, waiting = 0, open = 0, succeeded = 0, discarded = 0, cancelled = 0, dead = 0;
+  int scheduled = 0, blocked = 0, ready = 0, published = 0, running = 0;
 };
 // Another tenant's flow is not-found.
 absl::StatusOr<FlowView> GetFlow(pqxx::transaction_base& tx, const CallContext& context, const Uuid& id);
 // Cancels every job of the flow that is not final. What comes back is for Handoff::Publish after the commit.
 absl::StatusOr<std::vector<Enqueued>> CancelFlow(pqxx::transaction_base& tx, const CallContext& context, const Uuid& id,
                                                  std::string_view reason);
+// Its dead jobs run again with fresh budgets, and are waited for again by whoever has not started.
+absl::StatusOr<Revived> RetryFlow(pqxx::transaction_base& tx, const CallContext& context, const Uuid& id,
+                                  std::string_view reason);
 
 // The elected worker's round: releases what was locked when its turn came, discards what waits in vain. Safe with two.
 absl::Status SettleFlows(postgres::Pool& pool);

@@ -64,6 +64,7 @@ std::vector<Command> SecretCommands();
 std::vector<Command> JobCommands();
 std::vector<Command> OperatorCommands();
 std::vector<Command> ScheduleCommands();
+std::vector<Command> FlowCommands();
 std::vector<Command> EventCommands();
 std::vector<Command> TransferCommands();
 std::vector<Command> DoctorCommands();

@@ -190,7 +190,8 @@ class EventSource : public http::BodySource {
 }  // namespace
 
 SuiteApi::SuiteApi(std::map<std::string, Upstream*> upstreams)
-    : transcoder_({{"mainstay/jobs/v1/jobs.proto", "worker"},
+    : transcoder_({{"mainstay/jobs/v1/flows.proto", "worker"},
+                   {"mainstay/jobs/v1/jobs.proto", "worker"},
                    {"mainstay/jobs/v1/kinds.proto", "worker"},
                    {"mainstay/jobs/v1/monitoring.proto", "worker"},
                    {"mainstay/jobs/v1/operators.proto", "worker"},

@@ -29,6 +29,7 @@
 #include "libs/telemetry/log.h"
 #include "libs/transfer/handlers.h"
 #include "libs/webhooks/processing.h"
+#include "services/worker/flows.h"
 #include "services/worker/job_query.h"
 #include "services/worker/kinds_service.h"
 #include "services/worker/monitoring.h"
@@ -224,6 +225,7 @@ int Main(int argc, char** argv) {
   WorkersService workers_service(monitoring);
   WatchService watch_service(monitoring);
   SchedulesService schedules_service(parts, *Base64Decode(options.cursor_key));
+  FlowsService flows_service(parts, *Base64Decode(options.cursor_key));
 
   rpc::ServiceServer server(options.service);
   server.Add(&jobs_service);
@@ -235,6 +237,7 @@ int Main(int argc, char** argv) {
   server.Add(&workers_service);
   server.Add(&watch_service);
   server.Add(&schedules_service);
+  server.Add(&flows_service);
   server.AddDependency({"postgresql", [&] { return engine_pool.Health(); }});
   server.AddDependency({"redis", [&] {
                           return engine.stats().redis_down ? absl::UnavailableError("jobs are claimed from PostgreSQL")

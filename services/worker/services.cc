@@ -179,83 +179,84 @@ absl::StatusOr<Uuid> JobId(const std::string& text) {
 
 }  // namespace
 
-absl::Status JobsService::ToSpec(const pb::NewJob& job, const std::string& at, const catalog::Model& model,
-                                 const jobs::Kinds& kinds, jobs::JobSpec* spec, std::vector<FieldError>* errors) {
+jobs::JobSpec ToSpec(const pb::NewJob& job, const std::string& at, const ServiceParts& parts,
+                     const catalog::Model& model, const jobs::Kinds& kinds, std::vector<FieldError>* errors) {
+  jobs::JobSpec spec;
   auto wrong = [&](const char* field, const char* code, std::string detail) {
     if (errors->size() < 20)
       errors->push_back({.name = StrCat(at, "/", field), .code = code, .detail = std::move(detail)});
   };
-  spec->kind = job.kind();
+  spec.kind = job.kind();
   if (!job.kind().empty() && !kinds.Knows(job.kind()))
     wrong("kind", "unknown", StrCat("no worker knows the kind \"", job.kind().substr(0, 100), "\""));
-  if (!job.queue().empty()) spec->queue = job.queue();
-  if (spec->queue != "default" && spec->queue != "mainstay" && !model.queues.contains(spec->queue)) {
-    wrong("queue", "unknown", StrCat("the catalog has no queue \"", spec->queue.substr(0, 100), "\""));
+  if (!job.queue().empty()) spec.queue = job.queue();
+  if (spec.queue != "default" && spec.queue != "mainstay" && !model.queues.contains(spec.queue)) {
+    wrong("queue", "unknown", StrCat("the catalog has no queue \"", spec.queue.substr(0, 100), "\""));
   }
-  if (!job.args().empty()) spec->args = job.args();
-  kinds.CheckArgs(job.kind(), job.version(), spec->args, at, *errors);
-  if (job.has_priority()) spec->priority = job.priority();
-  if (job.has_max_attempts()) spec->max_attempts = job.max_attempts();
+  if (!job.args().empty()) spec.args = job.args();
+  kinds.CheckArgs(job.kind(), job.version(), spec.args, at, *errors);
+  if (job.has_priority()) spec.priority = job.priority();
+  if (job.has_max_attempts()) spec.max_attempts = job.max_attempts();
   if (job.has_run_at() && job.has_delay()) wrong("delay", "conflict", "give either run_at or delay");
-  if (job.has_run_at()) spec->run_at = ToTime(job.run_at());
+  if (job.has_run_at()) spec.run_at = ToTime(job.run_at());
   if (job.has_delay()) {
     const absl::Duration delay = ToDuration(job.delay());
     if (delay < absl::ZeroDuration()) {
       wrong("delay", "out_of_range", "expected 0 or more");
     } else {
-      spec->run_at = absl::Now() + delay;
+      spec.run_at = absl::Now() + delay;
     }
   }
-  if (job.has_deadline()) spec->deadline = ToTime(job.deadline());
-  spec->unique_key = job.unique_key();
+  if (job.has_deadline()) spec.deadline = ToTime(job.deadline());
+  spec.unique_key = job.unique_key();
   switch (job.unique_scope()) {
     case pb::UNIQUE_SCOPE_QUEUE:
-      spec->unique_scope = jobs::UniqueScope::kQueue;
+      spec.unique_scope = jobs::UniqueScope::kQueue;
       break;
     case pb::UNIQUE_SCOPE_TENANT:
-      spec->unique_scope = jobs::UniqueScope::kTenant;
+      spec.unique_scope = jobs::UniqueScope::kTenant;
       break;
     default:
       break;
   }
   if (job.has_unique_for()) {
-    spec->unique_for = ToDuration(job.unique_for());
-    if (spec->unique_for == absl::ZeroDuration()) wrong("unique_for", "out_of_range", "expected more than nothing");
+    spec.unique_for = ToDuration(job.unique_for());
+    if (spec.unique_for == absl::ZeroDuration()) wrong("unique_for", "out_of_range", "expected more than nothing");
   }
   // The two enumerations have the same order.
-  spec->unique_bucket = static_cast<jobs::UniqueBucket>(job.unique_bucket());
-  spec->unique_keep = job.unique_keep();
+  spec.unique_bucket = static_cast<jobs::UniqueBucket>(job.unique_bucket());
+  spec.unique_keep = job.unique_keep();
   switch (job.on_conflict()) {
     case pb::CONFLICT_POLICY_REPLACE:
-      spec->on_conflict = jobs::OnConflict::kReplace;
+      spec.on_conflict = jobs::OnConflict::kReplace;
       break;
     case pb::CONFLICT_POLICY_REJECT:
-      spec->on_conflict = jobs::OnConflict::kReject;
+      spec.on_conflict = jobs::OnConflict::kReject;
       break;
     default:
       break;
   }
-  spec->ordering_key = job.ordering_key();
-  spec->concurrency_key = job.concurrency_key();
-  if (job.has_concurrency_limit()) spec->concurrency_limit = job.concurrency_limit();
+  spec.ordering_key = job.ordering_key();
+  spec.concurrency_key = job.concurrency_key();
+  if (job.has_concurrency_limit()) spec.concurrency_limit = job.concurrency_limit();
   if (job.backoff().kind() != pb::BACKOFF_KIND_UNSPECIFIED) {
-    spec->options.backoff = job.backoff().kind() == pb::BACKOFF_KIND_FIXED ? jobs::BackoffPolicy::Kind::kFixed
-                                                                           : jobs::BackoffPolicy::Kind::kExponential;
+    spec.options.backoff = job.backoff().kind() == pb::BACKOFF_KIND_FIXED ? jobs::BackoffPolicy::Kind::kFixed
+                                                                          : jobs::BackoffPolicy::Kind::kExponential;
   }
-  if (job.backoff().has_base()) spec->options.backoff_base = ToDuration(job.backoff().base());
-  if (job.backoff().has_cap()) spec->options.backoff_cap = ToDuration(job.backoff().cap());
-  if (job.has_soft_limit()) spec->options.soft_limit = ToDuration(job.soft_limit());
-  if (job.has_hard_limit()) spec->options.hard_limit = ToDuration(job.hard_limit());
-  if (job.has_retention()) spec->options.retention = ToDuration(job.retention());
-  spec->version = job.version();
-  spec->sensitive = job.sensitive();
-  if (job.sensitive() && parts_.sealer == nullptr)
+  if (job.backoff().has_base()) spec.options.backoff_base = ToDuration(job.backoff().base());
+  if (job.backoff().has_cap()) spec.options.backoff_cap = ToDuration(job.backoff().cap());
+  if (job.has_soft_limit()) spec.options.soft_limit = ToDuration(job.soft_limit());
+  if (job.has_hard_limit()) spec.options.hard_limit = ToDuration(job.hard_limit());
+  if (job.has_retention()) spec.options.retention = ToDuration(job.retention());
+  spec.version = job.version();
+  spec.sensitive = job.sensitive();
+  if (job.sensitive() && parts.sealer == nullptr)
     wrong("sensitive", "unavailable", "the worker has no key to seal arguments with (secrets_key_file)");
-  spec->traceparent = job.traceparent();
-  spec->tags.assign(job.tags().begin(), job.tags().end());
-  spec->tenant = job.tenant();
-  spec->catalog_hash = model.hash;
-  return absl::OkStatus();
+  spec.traceparent = job.traceparent();
+  spec.tags.assign(job.tags().begin(), job.tags().end());
+  spec.tenant = job.tenant();
+  spec.catalog_hash = model.hash;
+  return spec;
 }
 
 grpc::Status JobsService::EnqueueJob(grpc::ServerContext* context, const pb::EnqueueJobRequest* request,
@@ -264,9 +265,8 @@ grpc::Status JobsService::EnqueueJob(grpc::ServerContext* context, const pb::Enq
       *context, "mainstay.jobs.v1.JobsService/EnqueueJob", [&](const CallContext& call) -> absl::Status {
         const catalog::ModelPtr model = parts_.model();
         ASSIGN_OR_RETURN(const auto kinds, parts_.kinds.Current(call.deadline));
-        jobs::JobSpec spec;
         std::vector<FieldError> errors;
-        RETURN_IF_ERROR(ToSpec(request->job(), "", *model, *kinds, &spec, &errors));
+        const jobs::JobSpec spec = ToSpec(request->job(), "", parts_, *model, *kinds, &errors);
         if (!errors.empty()) return Invalid(std::move(errors));
         ASSIGN_OR_RETURN(const jobs::Enqueued added, parts_.merging.Enqueue(call, spec));
         if (!added.existed) {
@@ -296,10 +296,10 @@ grpc::Status JobsService::BatchEnqueueJobs(grpc::ServerContext* context, const p
         }
         const catalog::ModelPtr model = parts_.model();
         ASSIGN_OR_RETURN(const auto kinds, parts_.kinds.Current(call.deadline));
-        std::vector<jobs::JobSpec> specs(request->items_size());
+        std::vector<jobs::JobSpec> specs;
         std::vector<FieldError> errors;
         for (int i = 0; i < request->items_size(); ++i)
-          RETURN_IF_ERROR(ToSpec(request->items(i), StrCat("/items/", i), *model, *kinds, &specs[i], &errors));
+          specs.push_back(ToSpec(request->items(i), StrCat("/items/", i), parts_, *model, *kinds, &errors));
         if (!errors.empty()) return Invalid(std::move(errors));
         std::vector<jobs::Enqueued> added;
         std::map<Uuid, jobs::JobView> holders;

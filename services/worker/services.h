@@ -31,6 +31,11 @@ struct ServiceParts {
   JobQueries& queries;
 };
 
+// A new job as the engine takes it; adds to `errors` what is wrong with it. `at` is where it stood in the request: ""
+// or "/items/3".
+jobs::JobSpec ToSpec(const mainstay::jobs::v1::NewJob& job, const std::string& at, const ServiceParts& parts,
+                     const catalog::Model& model, const jobs::Kinds& kinds, std::vector<FieldError>* errors);
+
 // The row as the API shows it.
 void FillJob(const jobs::JobView& job, mainstay::jobs::v1::Job* out);
 
@@ -62,10 +67,6 @@ class JobsService final
                         mainstay::jobs::v1::Job* response) override;
 
  private:
-  // `at` is where the job stood in the request: "" or "/items/3".
-  absl::Status ToSpec(const mainstay::jobs::v1::NewJob& job, const std::string& at, const catalog::Model& model,
-                      const jobs::Kinds& kinds, jobs::JobSpec* spec, std::vector<FieldError>* errors);
-
   const ServiceParts parts_;
   const StartGet start_get_;
 };
