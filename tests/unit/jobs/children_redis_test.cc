@@ -150,9 +150,9 @@ TEST_CASE(
   CHECK(job.result->rfind("{\"began\":", 0) == 0);
 }
 
-TEST_CASE("F6: SIGTERM tells what lasts; it is handed back with its checkpoint, at no cost") {
+TEST_CASE("F6, S19: SIGTERM tells what lasts; it is handed back at no cost and goes on elsewhere from its checkpoint") {
   Fixture f;
-  const Uuid id = f.w.AddOne({.kind = "test.step", .args = "{\"steps\":200,\"ms\":100}"});
+  const Uuid id = f.w.AddOne({.kind = "test.step", .args = "{\"steps\":100,\"ms\":50}"});
   REQUIRE(Eventually([&] { return f.w.Get(id).state == "running"; }, absl::Seconds(30)));
   f.worker->Signal(SIGTERM);
   CHECK(f.worker->Wait(absl::Seconds(30)) == 0);
@@ -162,8 +162,29 @@ TEST_CASE("F6: SIGTERM tells what lasts; it is handed back with its checkpoint, 
   CHECK(job.attempt == 0);
   CHECK(job.crashes == 0);
   CHECK(job.errors.empty());
-  CHECK(f.w.Count("SELECT count(*) FROM mainstay.jobs WHERE checkpoint IS NOT NULL") == 1);
   CHECK(f.w.Count("SELECT count(*) FROM mainstay.job_workers") == 0);
+  const std::string step = testing::SqlValue(f.w.url, "SELECT checkpoint ->> 'step' FROM mainstay.jobs");
+  CHECK(std::stoi(step) > 0);
+  testing::Subprocess other(f.w.Worker());
+  REQUIRE(f.WaitFor(id, "succeeded"));
+  CHECK(f.w.Get(id).result == absl::StrCat("{\"began\":", step, "}"));
+  CHECK(f.w.Get(id).attempt == 1);
+}
+
+TEST_CASE("F2, S19: kill -9 of the whole worker: another goes on from the last stored checkpoint") {
+  Fixture f;
+  const Uuid id = f.w.AddOne({.kind = "test.step", .args = "{\"steps\":60,\"ms\":50}"});
+  const char* steps = "SELECT coalesce(max((checkpoint ->> 'step')::int), 0) FROM mainstay.jobs";
+  REQUIRE(Eventually([&] { return f.w.Count(steps) >= 10; }, absl::Seconds(60)));
+  f.worker->Signal(SIGKILL);
+  f.worker->Wait(absl::Seconds(30));
+  const int64_t step = f.w.Count(steps);
+  testing::Subprocess other(f.w.Worker());
+  REQUIRE(f.WaitFor(id, "succeeded"));
+  // One more, if PostgreSQL was just storing it.
+  const std::string result = f.w.Get(id).result.value_or("");
+  CHECK((result == absl::StrCat("{\"began\":", step, "}") || result == absl::StrCat("{\"began\":", step + 1, "}")));
+  CHECK(f.w.Get(id).attempt == 1);
 }
 
 TEST_CASE("S20: a worker is not given versions of a kind that it did not announce") {
