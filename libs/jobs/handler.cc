@@ -66,7 +66,7 @@ Outcome Outcome::FromStatus(const absl::Status& status) {
   }
 }
 
-void Registry::Register(std::string kind, Handler handler, const std::vector<int>& versions) {
+void Registry::Register(const std::string& kind, Handler handler, const std::vector<int>& versions) {
   for (const int version : versions) {
     const auto [it, added] = handlers_.emplace(Route(kind, version), handler);
     if (!added) {

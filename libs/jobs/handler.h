@@ -88,7 +88,7 @@ class Registry {
  public:
   // `versions`: of the kind's arguments that the handler understands; a worker never gets a job of another version.
   // Dies when one is registered twice: a programming error.
-  void Register(std::string kind, Handler handler, const std::vector<int>& versions = {0});
+  void Register(const std::string& kind, Handler handler, const std::vector<int>& versions = {0});
   const Handler* Find(std::string_view route) const;
   // What a worker announces: "mail.send", from version 1 on "mail.send@1".
   std::vector<std::string> routes() const;

@@ -133,9 +133,11 @@ absl::StatusOr<std::shared_ptr<const Kinds>> KindBook::Read(const Kinds* before,
             if (has.hash == checked.hash) checked.schema = has.schema;
           continue;
         }
+        checked.schema = nullptr;
         auto schema = JsonSchema::Compile(row[4].c_str());
-        checked.schema = schema.ok() ? std::make_shared<const JsonSchema>(*std::move(schema)) : nullptr;
-        if (!schema.ok()) {  // of a newer release
+        if (schema.ok()) {
+          checked.schema = std::make_shared<const JsonSchema>(*std::move(schema));
+        } else {  // of a newer release
           log::Warn("the arguments of a kind of job are not checked: this version does not understand their schema",
                     {{"kind", key.first}, {"version", key.second}, {"reason", std::string(schema.status().message())}});
         }
