@@ -3,8 +3,8 @@
 // so a deadline holds while connecting, a dead peer is noticed before use, and nothing is ever reopened silently: a
 // second opening is refused.
 //
-// A watchdog thread cancels statements at their deadline and, when even that is not answered, shuts the socket, so no
-// thread hangs for longer than the deadline and two seconds.
+// A watchdog thread cancels statements at their deadline and, when even that is not answered, shuts the socket (and
+// those that are idle), so no thread hangs for longer than the deadline and two seconds.
 #include "libs/postgres/pool.h"
 
 #include <libpq-fe.h>
@@ -262,6 +262,15 @@ struct Pool::Impl {
       if (watch->fired) {
         if (!watch->shut) ::shutdown(PQsocket(watch->connection->raw), SHUT_RDWR);
         watch->shut = true;
+        // The line is dead, and so may be those of the same time: whoever met them one by one would wait out a deadline
+        // on each.
+        total -= static_cast<int>(idle.size());
+        std::vector<std::unique_ptr<Connection>> suspects = std::move(idle);
+        idle.clear();
+        available.SignalAll();
+        mu.Unlock();
+        suspects.clear();
+        mu.Lock();
         continue;
       }
       watch->fired = watch->firing = true;

@@ -52,6 +52,11 @@ int FreePort() {
   throw std::runtime_error("no free port found");
 }
 
+std::map<std::string, std::string> Skewed(int seconds) {
+  if (seconds == 0) return {};
+  return {{"LD_PRELOAD", BinDir() + "/libmainstay_test_skew.so"}, {"MAINSTAY_TEST_SKEW", std::to_string(seconds)}};
+}
+
 TempDir::TempDir() {
   char name[] = "/tmp/mainstay-test-XXXXXX";
   if (mkdtemp(name) == nullptr) throw std::runtime_error("cannot make a folder in /tmp");

@@ -2,6 +2,7 @@
 // Where a test finds things, and things it needs of the machine.
 #pragma once
 
+#include <map>
 #include <string>
 #include <string_view>
 
@@ -13,6 +14,9 @@ std::string ReadFile(const std::string& path);  // fails the test when it cannot
 // A port of 127.0.0.1 on which nobody listens now. Nothing reserves it: whoever starts a server on it must look whether
 // that worked.
 int FreePort();
+
+// The environment of a program whose wall clock is to be so many seconds wrong (skew.cc); empty for 0.
+std::map<std::string, std::string> Skewed(int seconds);
 
 // A fresh folder, removed at the end of its life.
 class TempDir {

@@ -47,8 +47,9 @@ Redis& Redis::Shared() {
   return *shared;
 }
 
-std::unique_ptr<Redis> Redis::StartOwn() {
+std::unique_ptr<Redis> Redis::StartOwn(int skew) {
   std::unique_ptr<Redis> server(new Redis);
+  server->skew_ = skew;
   char name[] = "/tmp/mst-redis-XXXXXX";
   if (mkdtemp(name) == nullptr) throw std::runtime_error("cannot make a folder in /tmp");
   server->directory_ = name;
@@ -72,27 +73,11 @@ Redis::~Redis() = default;
 
 void Redis::Start() {
   const std::string port = std::to_string(port_);
-  const RunResult result = Run({.argv = {"redis-server",
-                                         "--port",
-                                         port,
-                                         "--bind",
-                                         "127.0.0.1",
-                                         "--dir",
-                                         directory_,
-                                         "--appendonly",
-                                         "yes",
-                                         "--appendfsync",
-                                         "no",
-                                         "--save",
-                                         "",
-                                         "--daemonize",
-                                         "yes",
-                                         "--pidfile",
-                                         directory_ + "/pid",
-                                         "--logfile",
-                                         directory_ + "/log",
-                                         "--unixsocket",
-                                         directory_ + "/s"}});
+  std::vector<std::string> argv = {"redis-server", "--port", port, "--bind", "127.0.0.1", "--dir", directory_};
+  argv.insert(argv.end(), {"--appendonly", "yes", "--appendfsync", "no", "--save", "", "--daemonize", "yes"});
+  argv.insert(argv.end(), {"--pidfile", directory_ + "/pid", "--logfile", directory_ + "/log"});
+  argv.insert(argv.end(), {"--unixsocket", directory_ + "/s"});
+  const RunResult result = Run({.argv = argv, .environment = Skewed(skew_)});
   if (result.code != 0) throw std::runtime_error("redis-server does not start: " + result.output);
   for (int i = 0; i < 400; ++i) {
     if (access((directory_ + "/pid").c_str(), R_OK) == 0) {
@@ -117,6 +102,17 @@ void Redis::Kill() {
 }
 void Redis::Stop() {
   End("TERM");
+}
+
+void Redis::Wipe() {
+  Run({.argv = {"rm", "-rf", directory_ + "/appendonlydir"}});
+}
+void Redis::Keep() {
+  Run({.argv = {"cp", "-a", directory_ + "/appendonlydir", directory_ + "/kept"}});
+}
+void Redis::GoBack() {
+  Wipe();
+  Run({.argv = {"cp", "-a", directory_ + "/kept", directory_ + "/appendonlydir"}});
 }
 
 void Redis::Flush() {

@@ -14,7 +14,8 @@ class Guard;
 class Redis {
  public:
   static Redis& Shared();
-  static std::unique_ptr<Redis> StartOwn();  // for tests that stop or kill it
+  // For tests that stop or kill it. `skew`: how many seconds its clock is wrong (skew.cc).
+  static std::unique_ptr<Redis> StartOwn(int skew = 0);
   ~Redis();
   const std::string& url() const { return url_; }
   // Empties it. On a server given from outside only the named database.
@@ -23,6 +24,10 @@ class Redis {
   void Kill();
   void Stop();
   void Start();
+  // While it is stopped: loses all it stored, or keeps a copy of it and goes back to that.
+  void Wipe();
+  void Keep();
+  void GoBack();
   // A command, its reply as text: for arranging and asserting.
   std::string Command(const std::vector<std::string>& command);
 
@@ -30,6 +35,7 @@ class Redis {
   Redis() = default;
   void End(const std::string& signal);
   std::string url_, directory_;
+  int skew_ = 0;
   int port_ = 0;
   std::unique_ptr<Guard> guard_;
 };

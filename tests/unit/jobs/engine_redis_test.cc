@@ -234,7 +234,7 @@ TEST_CASE("a handler finishes its job in its own transaction: both or neither") 
   CHECK(w.Count("SELECT count(*) FROM effects") == 3);
 }
 
-TEST_CASE("of a completion and a reclaim at the same moment exactly one wins") {
+TEST_CASE("F4: of a completion and a reclaim at the same moment exactly one wins") {
   World w;
   for (int round = 0; round < 100; ++round) {
     const Uuid id = w.AddOne({.kind = "test.race"});
@@ -314,7 +314,7 @@ TEST_CASE("a paused queue starts nothing, takes jobs, and goes on where it stood
   CHECK(Eventually([&] { return w.Finished() == 201; }));
 }
 
-TEST_CASE("entries delivered twice, of an old fence, of unknown jobs and of no known form start nothing") {
+TEST_CASE("F22, F31: entries delivered twice, of an old fence, of unknown jobs and of no known form start nothing") {
   World w;
   Registry registry;
   registry.Register("test.note", [&](RunningJob& job) {

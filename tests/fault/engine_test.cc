@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The engine in bad weather, with real servers that are emptied, stopped and killed, and a worker process that is
 // killed. The ledger and the effects table stand outside the engine.
+#include "libs/jobs/engine.h"
+
 #include <signal.h>
 
 #include <atomic>
 #include <thread>
 
-#include "libs/jobs/engine.h"
 #include "tests/support/environment.h"
 #include "tests/support/subprocess.h"
 #include "tests/unit/jobs/world.h"
@@ -57,7 +58,7 @@ std::vector<JobSpec> Work(int n, int ms, bool keyed = false) {
   return jobs;
 }
 
-TEST_CASE("Redis emptied in the middle of 2000 jobs: none lost, one effect each, soon back") {
+TEST_CASE("F11: Redis emptied in the middle of 2000 jobs: none lost, one effect each, soon back") {
   const auto redis = testing::Redis::StartOwn();
   World w(nullptr, redis.get());
   Registry registry;
@@ -73,7 +74,7 @@ TEST_CASE("Redis emptied in the middle of 2000 jobs: none lost, one effect each,
   CheckAllDone(w, 2000);
 }
 
-TEST_CASE("Redis killed: work goes on from PostgreSQL, and through the streams again once it is back") {
+TEST_CASE("F18: Redis killed: work goes on from PostgreSQL, and through the streams again once it is back") {
   const auto redis = testing::Redis::StartOwn();
   World w(nullptr, redis.get());
   Registry registry;
@@ -98,7 +99,7 @@ TEST_CASE("Redis killed: work goes on from PostgreSQL, and through the streams a
   CHECK(engine.stats().claimed == claimed);
 }
 
-TEST_CASE("PostgreSQL restarted in the middle: results are held and stored, none lost or doubled") {
+TEST_CASE("F21: PostgreSQL restarted in the middle: results are held and stored, none lost or doubled") {
   const auto postgres = testing::Postgres::StartOwn();
   const auto redis = testing::Redis::StartOwn();
   World w(postgres.get(), redis.get());
@@ -132,7 +133,7 @@ TEST_CASE("PostgreSQL restarted in the middle: results are held and stored, none
 }
 
 TEST_CASE(
-    "a worker killed with -9 in mid-job: another takes its jobs over under a higher fence, with one effect each") {
+    "F2: a worker killed with -9 in mid-job: another takes its jobs over under a higher fence, with one effect each") {
   World w;
   w.StartUpkeep();
   testing::Subprocess worker(w.Worker());
@@ -153,7 +154,7 @@ TEST_CASE(
   CHECK(w.Count("SELECT coalesce(max(attempt), 0) FROM mainstay.jobs_history") == 1);
 }
 
-TEST_CASE("SIGTERM: short jobs finish, long ones are handed back at no cost and picked up at once") {
+TEST_CASE("F5, F6: SIGTERM: short jobs finish, long ones are handed back at no cost and picked up at once") {
   World w;
   w.StartUpkeep();
   auto worker = std::make_unique<testing::Subprocess>(w.Worker());

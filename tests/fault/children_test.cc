@@ -7,6 +7,7 @@
 #include <set>
 #include <sstream>
 
+#include "libs/jobs/letters.h"
 #include "tests/unit/jobs/world.h"
 
 namespace mainstay::jobs {
@@ -185,6 +186,24 @@ TEST_CASE("F2, S19: kill -9 of the whole worker: another goes on from the last s
   const std::string result = f.w.Get(id).result.value_or("");
   CHECK((result == absl::StrCat("{\"began\":", step, "}") || result == absl::StrCat("{\"began\":", step + 1, "}")));
   CHECK(f.w.Get(id).attempt == 1);
+}
+
+TEST_CASE("F34: arguments that do not decode: dead at once, and run again once they are edited") {
+  Fixture f;
+  const Uuid id = f.w.AddOne({.kind = "test.typed", .args = "{\"file_nome\":\"a\"}"});
+  REQUIRE(f.WaitFor(id, "dead"));
+  CHECK(f.w.Get(id).attempt == 1);
+  CHECK(f.w.Get(id).errors.find("bad_arguments") != std::string::npos);
+  CHECK(f.w.Get(id).errors.find("file_nome") != std::string::npos);
+  pqxx::connection operator_(f.w.url);
+  pqxx::work tx(operator_);
+  REQUIRE_THAT(EditArgs(tx, f.w.context, id, "{\"file_name\":\"a\"}", "a typing error"), testing::IsOk());
+  const auto revived = Revive(tx, {&id, 1}, {.tenant = "acme", .by = "user:1", .reason = "a typing error"});
+  REQUIRE_THAT(revived, testing::IsOk());
+  tx.commit();
+  f.w.handoff->Publish(revived->publish);
+  REQUIRE(f.WaitFor(id, "succeeded"));
+  CHECK(f.w.Get(id).result == "\"a\"");
 }
 
 TEST_CASE("S20: a worker is not given versions of a kind that it did not announce") {

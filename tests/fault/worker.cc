@@ -4,13 +4,16 @@
 //
 //   test.work    args: milliseconds, or {"ms":…, "own":false}. Notes start; one effect, in the finishing transaction
 //                unless own is false; notes end. Looks at cancelled().
+//   test.plain   the same milliseconds; notes start and end, and has no transaction with its completion
 //   test.noop    nothing
 //   test.crash   notes start and takes its process down with exit code 7
 //   test.signal  the same with SIGSEGV
 //   test.deaf    args: milliseconds; sleeps them whatever it is told
 //   test.hog     takes memory until it may have no more; says so
+//   test.typed   args: google.protobuf.SourceContext; result: its file name
 //   test.fork    tries to start a process; result: the error
 //   test.step    args: {"steps":n, "ms":…}: checkpoints after each step; result: at which step it began
+#include <google/protobuf/source_context.pb.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -24,6 +27,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "libs/base/json.h"
+#include "libs/jobs/typed.h"
 #include "libs/jobs/worker_main.h"
 #include "libs/postgres/pool.h"
 
@@ -77,8 +81,16 @@ Outcome Work(RunningJob& job) {
   return Outcome::Done();
 }
 
+Outcome Plain(RunningJob& job) {
+  Note(job, "start");
+  if (!Sleep(job, Number(job.args(), "ms", 0))) return Outcome::Retry("stopped", "told to stop");
+  Note(job, "end");
+  return Outcome::Done();
+}
+
 void RegisterAll(Registry& registry) {
   registry.Register("test.work", Work);
+  registry.Register("test.plain", Plain);
   registry.Register("test.noop", [](RunningJob&) { return Outcome::Done(); });
   registry.Register("test.crash", [](RunningJob& job) -> Outcome {
     Note(job, "start");
@@ -109,6 +121,9 @@ void RegisterAll(Registry& registry) {
     }
     return Outcome::Dead("unlimited", absl::StrCat("got ", taken, " bytes"));
   });
+  registry.Register("test.typed", Typed<google::protobuf::SourceContext>([](RunningJob&, const auto& args) {
+                      return Outcome::Done(JsonQuote(args.file_name()));
+                    }));
   registry.Register("test.fork", [](RunningJob&) {
     const pid_t pid = fork();
     if (pid == 0) _exit(0);
