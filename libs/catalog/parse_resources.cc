@@ -216,7 +216,7 @@ Role ReadRole(Reader::Context& context, const Yaml::Member& member, const std::s
     r.Fail(member.at, path, "roles source:NAME come with their source and are not declared");
   r.Text("description", &role.description);
   r.List("scopes", &role.scopes);
-  static const RE2 kScope("\\*|[a-z][a-z-]*:(read|write|\\*)");
+  static const RE2 kScope("\\*|[a-z][a-z-]*:(read|write|operate|work|\\*)");
   for (size_t i = 0; i < role.scopes.size(); ++i)
     if (!RE2::FullMatch(role.scopes[i], kScope))
       context.mistakes.push_back(MistakeAt(

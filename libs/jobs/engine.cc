@@ -80,7 +80,8 @@ Engine::Impl::Impl(EngineOptions o, std::vector<std::shared_ptr<Runner>> r, post
       reader_redis(options.redis),
       redis(options.redis),
       upkeep(options, id, p),
-      waiting(runners.size()) {}
+      waiting(runners.size()),
+      given(runners.size()) {}
 
 // ---- waiting → runner → finished ----
 
@@ -120,7 +121,15 @@ int Engine::Impl::Credit() {
     here += static_cast<int>(waiting[i].size());
   }
   return std::min(idle + static_cast<int>(rate * kAheadSeconds) - here,
-                  options.max_in_hand - static_cast<int>(in_hand.size()));
+                  options.max_in_hand - static_cast<int>(in_hand.size()) + Given(/*outliving=*/true));
+}
+
+int Engine::Impl::Given(bool outliving) const {
+  int count = 0;
+  for (size_t i = 0; i < runners.size(); ++i) {
+    if (runners[i]->outlives() == outliving) count += given[i];
+  }
+  return count;
 }
 
 void Engine::Impl::Pump() {
@@ -140,7 +149,7 @@ void Engine::Impl::Pump() {
         }
         from.pop_front();
       }
-      given += static_cast<int>(jobs.size());
+      given[i] += static_cast<int>(jobs.size());
     }
     if (!jobs.empty()) runners[i]->Give(std::move(jobs));
   }
@@ -158,8 +167,8 @@ void Engine::Impl::Finish(std::vector<Finished> runs) {
   using How = Finished::How;
   absl::MutexLock lock(&mu);
   for (Finished& f : runs) {
-    --given;
     InHand& job = *f.job;
+    --given[static_cast<size_t>(job.runner)];
     if (f.how == How::kRan) {
       ++executed;
       if (job.stop == Stop::kShutdown &&
@@ -280,7 +289,7 @@ bool Engine::Impl::DrainAll(absl::Duration deadline) {
   }
   for (const auto& runner : runners) runner->Recall();
   {
-    auto idle = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) { return given <= 0; };
+    auto idle = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) { return Given(/*outliving=*/false) <= 0; };
     const absl::Duration grace = std::min(deadline / 4, absl::Seconds(2));
     std::vector<InHandPtr> tell;
     {
@@ -288,6 +297,7 @@ bool Engine::Impl::DrainAll(absl::Duration deadline) {
       if (!mu.AwaitWithTimeout(absl::Condition(&idle), end - grace - Mono())) {
         for (const auto& [key, job] : in_hand) {
           Stop none = Stop::kNone;
+          if (runners[static_cast<size_t>(job->runner)]->outlives()) continue;
           if (!job->finished && job->stop.compare_exchange_strong(none, Stop::kShutdown)) tell.push_back(job);
         }
       }
@@ -297,7 +307,7 @@ bool Engine::Impl::DrainAll(absl::Duration deadline) {
     mu.AwaitWithTimeout(absl::Condition(&idle), end - Mono());
   }
   bool clean = true;
-  for (const auto& runner : runners) clean &= runner->Stop();  // what still runs comes back as returned
+  for (const auto& runner : runners) clean &= runner->Stop();  // what still runs comes back as returned or left
   {
     absl::MutexLock lock(&mu);
     // Results are stored even past the deadline, but not for ever.
@@ -316,6 +326,10 @@ bool Engine::Impl::DrainAll(absl::Duration deadline) {
   figures.Flush(pool, absl::Now() + absl::Seconds(1)).IgnoreError();
   pool.Autocommit(absl::Now() + absl::Seconds(1),
                   [&](pqxx::transaction_base& tx) -> absl::Status {
+                    // What lives on elsewhere has one more lease to turn to another worker.
+                    if (left)
+                      Run(tx, sql::kRenewWorker, consumer, options.name, "{}", 0, absl::ToDoubleSeconds(options.lease),
+                          "t");
                     Run(tx, sql::kRemoveWorker, consumer);
                     return absl::OkStatus();
                   })
@@ -345,7 +359,7 @@ EngineStats Engine::Impl::Stats() {
   s.redis_down = redis_down;
   absl::MutexLock lock(&mu);
   for (const auto& list : waiting) s.waiting += static_cast<int>(list.size());
-  s.running = given;
+  s.running = Given(true) + Given(false);
   s.unstored = static_cast<int>(finished.size());
   return s;
 }

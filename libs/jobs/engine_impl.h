@@ -51,12 +51,15 @@ struct Engine::Impl : RunnerHost, std::enable_shared_from_this<Engine::Impl> {
   void Finish(std::vector<Finished> runs) override;
   void Wake() override;
   void Store(InHandPtr job, Note note, std::string json, std::function<void(absl::Status)> done) override;
+  absl::StatusOr<Adopted> Adopt(const Runner& by, const std::vector<std::pair<Uuid, int64_t>>& jobs) override;
   // Hands what waits to runners that have credit.
   void Pump();
   // Asks the runners what they run. True when that has changed.
   bool RefreshRoutes();
   int RunnerOf(const std::string& route) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu);
   void FinishLocked(Finished f) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu);
+  // Jobs at runners: those that outlive this process, or the others.
+  int Given(bool outliving) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu);
   void UpdateRate() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu);
   QueuePolicy PolicyOf(const std::string& queue) const {
     return options.policy ? options.policy(queue) : QueuePolicy();
@@ -71,6 +74,7 @@ struct Engine::Impl : RunnerHost, std::enable_shared_from_this<Engine::Impl> {
   void ReaderLoop();
   absl::Status RefreshStreams();
   int Credit() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu);
+  int CreditFor(const std::string& lane);
   absl::Status Read(int credit);
   absl::Status Recover();
   // Takes the reply of one XREADGROUP apart. Returns how many entries it had, by stream in `got`.
@@ -93,7 +97,10 @@ struct Engine::Impl : RunnerHost, std::enable_shared_from_this<Engine::Impl> {
   bool StoreCrashes(std::vector<Finished>& batch, std::vector<int64_t>& freed, std::vector<Handout>& handouts);
   bool Verify(std::vector<Finished>& batch, std::vector<Finished>& plain, std::vector<Finished>& keyed,
               std::vector<Handout>& handouts, std::vector<int64_t>& freed);
-  bool GiveBack(std::vector<Finished>& batch, std::vector<Handout>& handouts);
+  bool GiveBack(std::vector<Finished>& batch, int target, std::vector<Handout>& handouts);
+  bool StoreLost(std::vector<Finished>& batch, std::vector<int64_t>& freed, std::vector<Handout>& handouts);
+  // Tells runners that want to know which of these outcomes count; `all`: they do.
+  void TellStored(const std::vector<Finished>& batch, bool all, const std::vector<Uuid>& retried_ids);
   void Acknowledge(const std::vector<std::pair<std::string, std::string>>& entries,
                    const std::vector<Handout>& handouts, bool remove = true);
   void Count(const Finished& finished);
@@ -102,6 +109,7 @@ struct Engine::Impl : RunnerHost, std::enable_shared_from_this<Engine::Impl> {
   void HeartbeatLoop();
   absl::Status RenewLease(bool draining);
   bool Beat(bool all);
+  void ListRemote();
   bool Mark(const std::vector<InHandPtr>& jobs);
   absl::StatusOr<absl::flat_hash_set<Uuid>> Held(const std::vector<InHandPtr>& jobs);
   void Fence(const InHandPtr& job);
@@ -121,8 +129,10 @@ struct Engine::Impl : RunnerHost, std::enable_shared_from_this<Engine::Impl> {
   Upkeep upkeep;
   std::thread reading, storing, noting, beating;
   bool started_ok = false;
-  std::atomic<bool> drained{false}, redis_down{false}, mark_all{false};
+  std::atomic<bool> drained{false}, redis_down{false}, mark_all{false}, left{false};
   std::atomic<int64_t> succeeded{0}, retried{0}, dead{0}, fenced{0}, claimed{0}, reissued{0};
+
+  std::string listed_remote = "[]";  // the heartbeat's
 
   // The reader's.
   Shares shares;
@@ -139,7 +149,7 @@ struct Engine::Impl : RunnerHost, std::enable_shared_from_this<Engine::Impl> {
   std::vector<InHandPtr> checking ABSL_GUARDED_BY(mu);  // read, being checked
   std::vector<Finished> finished ABSL_GUARDED_BY(mu);
   std::set<std::string> all_streams ABSL_GUARDED_BY(mu);  // that it ever read
-  int given ABSL_GUARDED_BY(mu) = 0;                      // at runners
+  std::vector<int> given ABSL_GUARDED_BY(mu);             // at runners, by runner
   int64_t executed ABSL_GUARDED_BY(mu) = 0, rate_count ABSL_GUARDED_BY(mu) = 0;
   double rate ABSL_GUARDED_BY(mu) = 0;
   absl::Time rate_at ABSL_GUARDED_BY(mu) = absl::InfinitePast();

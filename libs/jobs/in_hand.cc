@@ -128,10 +128,16 @@ int64_t Complete(pqxx::transaction_base& tx, CompleteArrays&& batch, const Uuid*
   return row[0].as<int64_t>();
 }
 
-int64_t Retry(pqxx::transaction_base& tx, RetryArrays&& batch, const std::string& worker_name) {
-  return static_cast<int64_t>(Run(tx, sql::kRetry, batch.ids.Finish(), batch.fences.Finish(), batch.delays.Finish(),
-                                  batch.codes.Finish(), batch.messages.Finish(), worker_name)
-                                  .size());
+int64_t Retry(pqxx::transaction_base& tx, RetryArrays&& batch, const std::string& worker_name,
+              std::vector<Uuid>* stored) {
+  const pqxx::result rows = Run(tx, sql::kRetry, batch.ids.Finish(), batch.fences.Finish(), batch.delays.Finish(),
+                                batch.codes.Finish(), batch.messages.Finish(), worker_name);
+  if (stored != nullptr) {
+    for (const auto& row : rows) {
+      if (const auto id = ParseUuid(row[0].c_str()); id.ok()) stored->push_back(*id);
+    }
+  }
+  return static_cast<int64_t>(rows.size());
 }
 
 absl::Time Mono() {

@@ -86,10 +86,14 @@ struct Finished {
     kUnstarted,  // its process ended before it started: it waits here for another
     kSuspect,    // its process died while it and others ran
     kCrashed,    // its process died while it ran alone; `outcome` holds the evidence
+    kElsewhere,  // nobody here may run it: looked at again in two seconds, by whoever may
+    kLost,       // its worker, elsewhere, was silent for a lease: as if this had been a worker of the suite
+    kLeft,       // its handler, elsewhere, lives on when this worker ends: stays ours until the lease runs out
   };
   InHandPtr job;
   Outcome outcome;
   How how = How::kRan;
+  bool alone = false;  // kLost: its worker held no other
 };
 
 // A column of which most rows have nothing: a NULL is written only where a value follows.
@@ -153,8 +157,9 @@ Handout ReadHandout(const pqxx::row& row, Entry* entry = nullptr);
 // `freed` gets the keys to promote once more after the commit, `handouts` what to add to the streams after it.
 int64_t Complete(pqxx::transaction_base& tx, CompleteArrays&& batch, const Uuid* worker, const std::string& worker_name,
                  std::vector<int64_t>* freed, std::vector<Handout>* handouts);
-// The same for retries and snoozes. Returns how many rows still matched.
-int64_t Retry(pqxx::transaction_base& tx, RetryArrays&& batch, const std::string& worker_name);
+// The same for retries and snoozes. Returns how many rows still matched; `stored`, if given, gets their ids.
+int64_t Retry(pqxx::transaction_base& tx, RetryArrays&& batch, const std::string& worker_name,
+              std::vector<Uuid>* stored = nullptr);
 
 // For intervals: never jumps, compares only with itself on this machine.
 absl::Time Mono();

@@ -34,6 +34,7 @@ void Engine::Impl::HeartbeatLoop() {
     if (now - beat >= options.heartbeat || all) {
       beat = now;
       if (Beat(all)) {
+        ListRemote();
         // Figures for people: what PostgreSQL does not take now is added the next time.
         figures.Flush(pool, absl::Now() + std::min(options.lease / 4, absl::Seconds(5))).IgnoreError();
       } else if (all) {
@@ -60,6 +61,21 @@ absl::Status Engine::Impl::RenewLease(bool draining) {
                                absl::ToDoubleSeconds(options.lease), draining ? "t" : "f");
                            return absl::OkStatus();
                          });
+}
+
+// For people, so a failure waits for the next heartbeat.
+void Engine::Impl::ListRemote() {
+  std::string remote = "[]";
+  for (const auto& runner : runners) {
+    if (runner->outlives()) remote = runner->Remote();
+  }
+  if (remote == listed_remote) return;
+  const absl::Status status = pool.Autocommit(absl::Now() + std::min(options.lease / 4, absl::Seconds(5)),
+                                              [&](pqxx::transaction_base& tx) -> absl::Status {
+                                                Run(tx, sql::kSetStreams, consumer, remote);
+                                                return absl::OkStatus();
+                                              });
+  if (status.ok()) listed_remote = std::move(remote);
 }
 
 // One heartbeat: the lease, jobs that last, jobs that are no longer ours. False: PostgreSQL is away.
@@ -170,6 +186,42 @@ absl::StatusOr<absl::flat_hash_set<Uuid>> Engine::Impl::Held(const std::vector<I
     return absl::OkStatus();
   }));
   return held;
+}
+
+absl::StatusOr<RunnerHost::Adopted> Engine::Impl::Adopt(const Runner& by,
+                                                        const std::vector<std::pair<Uuid, int64_t>>& jobs) {
+  Adopted adopted;
+  if (jobs.empty()) return adopted;
+  const auto runner = std::ranges::find(runners, &by, [](const auto& r) { return r.get(); });
+  if (runner == runners.end()) return absl::InternalError("not a runner of this engine");
+  BinaryArray ids(BinaryArray::kUuid), fences(BinaryArray::kInt8);
+  for (const auto& [job, fence] : jobs) ids.Add(job), fences.AddInt8(fence);
+  const auto a = ids.Finish(), b = fences.Finish();
+  RETURN_IF_ERROR(pool.Autocommit(absl::Now() + absl::Seconds(5), [&](pqxx::transaction_base& tx) -> absl::Status {
+    adopted = Adopted();
+    for (const auto& row : Run(tx, sql::kFinishedUnder, a, b)) {
+      ASSIGN_OR_RETURN(const Uuid job, ParseUuid(row[0].c_str()));
+      adopted.stored.insert(job);
+    }
+    for (const auto& row : Run(tx, sql::kAdopt, a, b, consumer)) {
+      auto job = std::make_shared<InHand>();
+      ASSIGN_OR_RETURN(job->id, ParseUuid(row[0].c_str()));
+      job->fence = row[1].as<int64_t>();
+      Fill(row, *job);
+      job->runner = static_cast<int>(runner - runners.begin());
+      job->taken = Mono();
+      job->started_us = std::max<int64_t>(1, MonoMicros() - static_cast<int64_t>(row[23].as<double>() * 1e6));
+      job->marked = true;
+      adopted.jobs.push_back(std::move(job));
+    }
+    return absl::OkStatus();
+  }));
+  absl::MutexLock lock(&mu);
+  for (const auto& job : adopted.jobs) {
+    in_hand[{job->id, job->fence}] = job;
+    ++given[static_cast<size_t>(job->runner)];
+  }
+  return adopted;
 }
 
 // Cancelled, or handed to someone else. A handler is told; a job that waits is dropped.

@@ -18,6 +18,8 @@ namespace mainstay::jobs {
 namespace {
 
 constexpr absl::Duration kBlock = absl::Milliseconds(250);
+// While a lane is left alone because its runner has no credit, which may come at any moment.
+constexpr absl::Duration kBlockBriefly = absl::Milliseconds(10);
 constexpr int kRecoverBatch = 1000;
 
 redis::Command ReadGroup(const std::string& consumer, int count, const std::vector<std::string>& names,
@@ -112,10 +114,28 @@ void Engine::Impl::ReaderLoop() {
   }
 }
 
+int Engine::Impl::CreditFor(const std::string& lane) {
+  int runner;
+  {
+    absl::MutexLock lock(&mu);
+    runner = RunnerOf(lane);
+    if (runner < 0) return 0;
+  }
+  return runners[static_cast<size_t>(runner)]->CreditFor(lane);
+}
+
 // Each stream is asked for its share first; only when all are empty the read blocks, on all of them.
 absl::Status Engine::Impl::Read(int credit) {
   std::vector<redis::Command> commands;
-  const std::vector<Shares::Ask> asks = shares.Next(credit);
+  std::vector<Shares::Ask> asks = shares.Next(credit);
+  absl::flat_hash_map<std::string, int> lanes;  // what their runners would take
+  for (const StreamOf& stream : streams) {
+    if (!stream.lane.empty()) lanes.emplace(stream.key, CreditFor(stream.lane));
+  }
+  std::erase_if(asks, [&](Shares::Ask& ask) {
+    if (const auto lane = lanes.find(ask.key); lane != lanes.end()) ask.count = std::min(ask.count, lane->second);
+    return ask.count <= 0;
+  });
   for (const Shares::Ask& ask : asks) commands.push_back(ReadGroup(consumer, ask.count, {ask.key}, ">"));
   std::vector<InHandPtr> batch;
   std::vector<bool> has_args;
@@ -129,9 +149,18 @@ absl::Status Engine::Impl::Read(int credit) {
   }
   if (batch.empty()) {
     std::vector<std::string> names;
-    for (const StreamOf& stream : streams) names.push_back(stream.key);
+    for (const StreamOf& stream : streams) {
+      const auto lane = lanes.find(stream.key);
+      if (lane != lanes.end()) credit = std::min(credit, std::max(1, lane->second));
+      if (lane == lanes.end() || lane->second > 0) names.push_back(stream.key);
+    }
+    const absl::Duration block = names.size() == streams.size() ? kBlock : kBlockBriefly;
+    if (names.empty()) {
+      Pause(block);
+      return absl::OkStatus();
+    }
     ASSIGN_OR_RETURN(const redis::Reply reply,
-                     reader_redis.Blocking(ReadGroup(consumer, credit, names, ">", kBlock), kBlock));
+                     reader_redis.Blocking(ReadGroup(consumer, credit, names, ">", block), block));
     std::map<std::string, int> got;
     RETURN_IF_ERROR(Entries(reply, &got, batch, has_args));
     for (const auto& [key, count] : got) shares.Took(key, count, count);

@@ -8,14 +8,20 @@
 
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "libs/base/ids.h"
 #include "libs/jobs/in_hand.h"
 
 namespace mainstay::jobs {
+
+class Runner;
 
 // The engine as its runners see it.
 class RunnerHost {
@@ -29,12 +35,20 @@ class RunnerHost {
   // once, on another thread; FailedPrecondition "fenced": the job is no longer ours, and its `stop` is set.
   enum class Note { kProgress, kCheckpoint };
   virtual void Store(InHandPtr job, Note note, std::string json, std::function<void(absl::Status)> done) = 0;
+  // Jobs that another process of the suite gave out, and whose handlers now turn to `by`: those whose fence stands are
+  // this worker's from now on, under a raised fence, as if they had been given to `by`. Blocks. `stored`: jobs that
+  // finished under that very fence. The others were handed to someone else.
+  struct Adopted {
+    std::vector<InHandPtr> jobs;
+    std::set<Uuid> stored;
+  };
+  virtual absl::StatusOr<Adopted> Adopt(const Runner& by, const std::vector<std::pair<Uuid, int64_t>>& jobs) = 0;
 };
 
 class Runner {
  public:
   virtual ~Runner() = default;
-  // What it runs, as announced: "mail.send", "mail.send@2". Constant from Start to Stop.
+  // What it runs, as announced: "mail.send", "mail.send@2". Asked anew about once a second.
   virtual std::vector<std::string> routes() const = 0;
   virtual absl::Status Start(RunnerHost& host) = 0;
   // Jobs it would take now. Cheap and lock-free: asked often, right only in tendency.
@@ -47,11 +61,22 @@ class Runner {
   virtual void Tell(const InHandPtr& job) = 0;
   // The job ran past its hard limit: it comes back through Finish with `outcome`, whatever its handler does.
   virtual void Kill(const InHandPtr& job, Outcome outcome) = 0;
+  // Jobs of this route that it would take now. What waits for it stays in its stream while there is no credit, where
+  // the route has a stream of its own.
+  virtual int CreditFor(std::string_view /*route*/) const { return Credit(); }
   // Gives back at once what has not started.
   virtual void Recall() = 0;
   // Takes no more; what still runs is given back, its handler killed where that is possible. False: a handler's thread
   // still runs in this process.
   virtual bool Stop() = 0;
+
+  // Whether its handlers live on when this process ends, so that a drain does not wait for them.
+  virtual bool outlives() const { return false; }
+  // Jobs of an outliving runner whose outcome was stored, or refused (false) because the fence had been raised. Called
+  // without locks.
+  virtual void Stored(const std::vector<std::pair<InHandPtr, bool>>& /*jobs*/) {}
+  // Who works for it, for the list of workers: a JSON array.
+  virtual std::string Remote() const { return "[]"; }
 };
 
 }  // namespace mainstay::jobs

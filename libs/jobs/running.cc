@@ -54,8 +54,7 @@ absl::Status HandlerJob::SaveCheckpoint(std::string_view json) {
   return absl::OkStatus();
 }
 
-absl::Status HandlerJob::Progress(double percent, std::string_view message,
-                                  const std::map<std::string, int64_t>& counters) {
+std::string ProgressJson(double percent, std::string_view message, const std::map<std::string, int64_t>& counters) {
   std::string json;
   JsonWriter writer(json);
   writer.BeginObject()
@@ -69,7 +68,12 @@ absl::Status HandlerJob::Progress(double percent, std::string_view message,
     writer.EndObject();
   }
   writer.EndObject();
-  return StoreNote(false, std::move(json));
+  return json;
+}
+
+absl::Status HandlerJob::Progress(double percent, std::string_view message,
+                                  const std::map<std::string, int64_t>& counters) {
+  return StoreNote(false, ProgressJson(percent, message, counters));
 }
 
 absl::Status HandlerJob::FinishIn(pqxx::transaction_base& tx, const Outcome& outcome) {

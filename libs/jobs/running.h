@@ -61,5 +61,7 @@ class HandlerJob : public RunningJob {
 };
 
 absl::Status FencedError();
+// As the row has it.
+std::string ProgressJson(double percent, std::string_view message, const std::map<std::string, int64_t>& counters);
 
 }  // namespace mainstay::jobs

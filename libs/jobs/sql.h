@@ -217,6 +217,18 @@ FROM unnest($1::uuid[], $2::bigint[], $4::float8[]) AS i (id, fence, since)
 WHERE j.id = i.id AND j.fence = i.fence AND j.state IN (2, 4) AND EXISTS (SELECT 1 FROM mainstay.job_workers w WHERE w.id = $3::uuid AND w.lease_until > clock_timestamp())
 RETURNING j.id)sql"};
 
+// Jobs that another worker had given to somebody who now turns to this one ($3): they go on under a raised fence, so
+// that whatever the other still does with them counts no more. Last: how long they have been running. Locks the rows.
+inline constexpr Named kAdopt = {"jobs_adopt", R"sql(
+UPDATE mainstay.jobs j SET state = 5, fence = j.fence + 1, worker = $3::uuid, started_at = coalesce(j.started_at, clock_timestamp())
+FROM unnest($1::uuid[], $2::bigint[]) AS i (id, fence)
+WHERE j.id = i.id AND j.fence = i.fence AND j.state IN (2, 4, 5)
+RETURNING )sql" MAINSTAY_JOB_HEAD "NULL::text, false, false" MAINSTAY_JOB_TAIL
+                                               ", extract(epoch FROM clock_timestamp() - j.started_at)::float8"};
+// Which of these runs gave their job its final state. No lock.
+inline constexpr Named kFinishedUnder = {"jobs_finished_under", R"sql(
+SELECT h.id FROM unnest($1::uuid[], $2::bigint[]) AS i (id, fence) JOIN mainstay.jobs_history h ON h.id = i.id AND h.fence = i.fence WHERE h.state <> 8)sql"};
+
 // Which of these are still ours. No lock.
 inline constexpr Named kHeld = {"jobs_held", R"sql(
 SELECT j.id FROM unnest($1::uuid[], $2::bigint[]) AS i (id, fence) JOIN mainstay.jobs j ON j.id = i.id AND j.fence = i.fence)sql"};
@@ -232,6 +244,9 @@ inline constexpr Named kRenewWorker = {"jobs_renew_worker", R"sql(
 INSERT INTO mainstay.job_workers AS w (id, name, kinds, in_flight, lease_until, draining)
 VALUES ($1::uuid, $2, $3::text[], $4, clock_timestamp() + $5::float8 * interval '1 second', $6)
 ON CONFLICT (id) DO UPDATE SET in_flight = excluded.in_flight, lease_until = excluded.lease_until, draining = excluded.draining, kinds = excluded.kinds)sql"};
+// Who works at the ends of its streams.
+inline constexpr Named kSetStreams = {"jobs_set_streams",
+                                      "UPDATE mainstay.job_workers SET streams = $2::json WHERE id = $1::uuid"};
 inline constexpr Named kRemoveWorker = {"jobs_remove_worker",
                                         "DELETE FROM mainstay.job_workers w WHERE w.id = $1::uuid AND NOT EXISTS "
                                         "(SELECT 1 FROM mainstay.jobs j WHERE j.worker = w.id)"};
@@ -418,7 +433,7 @@ inline constexpr Named kQueueExists = {"jobs_queue_exists", "SELECT 1 FROM mains
 // Live workers and those that fell silent a moment ago.
 inline constexpr Named kWorkers = {"jobs_workers", R"sql(
 SELECT w.id, w.name, array_to_json(w.kinds), (extract(epoch FROM w.started_at) * 1000000)::bigint, (extract(epoch FROM w.lease_until) * 1000000)::bigint, w.lease_until > clock_timestamp(),
-       w.draining, w.in_flight
+       w.draining, w.in_flight, w.streams
 FROM mainstay.job_workers w WHERE w.lease_until > clock_timestamp() - interval '1 minute' ORDER BY w.name, w.id LIMIT 1000)sql"};
 // What they run: only jobs that have outlived a heartbeat have a worker in their row.
 inline constexpr Named kRunning = {"jobs_running", R"sql(

@@ -85,10 +85,18 @@ void Engine::Impl::StoreBatch(std::vector<Finished>& batch) {
   using How = Finished::How;
   std::vector<Handout> handouts;
   std::vector<int64_t> freed;
-  std::vector<Finished> own_transaction, plain, keyed, back, crashed;
+  std::vector<InHandPtr> leaving;
+  std::vector<Finished> own_transaction, plain, keyed, back, elsewhere, crashed, lost;
   for (auto& f : batch) {
     if (f.how == How::kReturned) {
       back.push_back(f);
+    } else if (f.how == How::kElsewhere) {
+      elsewhere.push_back(f);
+    } else if (f.how == How::kLost) {
+      lost.push_back(f);
+    } else if (f.how == How::kLeft) {
+      if (!f.job->marked) leaving.push_back(f.job);
+      left = true;
     } else if (f.how == How::kSuspect || f.how == How::kCrashed) {
       crashed.push_back(f);
     } else if (f.job->finished_in) {
@@ -102,7 +110,10 @@ void Engine::Impl::StoreBatch(std::vector<Finished>& batch) {
   if (!plain.empty()) stored &= StoreOutcomes(plain, freed, handouts);
   if (!keyed.empty()) stored &= StoreOutcomes(keyed, freed, handouts);
   if (!crashed.empty()) stored &= StoreCrashes(crashed, freed, handouts);
-  if (!back.empty()) stored &= GiveBack(back, handouts);
+  if (!lost.empty()) stored &= StoreLost(lost, freed, handouts);
+  if (!back.empty()) stored &= GiveBack(back, redis_down ? kStateReady : kStatePublished, handouts);
+  if (!elsewhere.empty()) stored &= GiveBack(elsewhere, kStateScheduled, handouts);
+  if (!leaving.empty()) stored &= Mark(leaving);
   if (!freed.empty()) {
     // A job of the key may have been committed meanwhile and have met the old slot: look again, in a later statement.
     PgArray keys;
@@ -157,6 +168,7 @@ bool Engine::Impl::StoreOutcomes(std::vector<Finished>& batch, std::vector<int64
   int64_t matched = 0;
   std::vector<int64_t> keys;
   std::vector<Handout> next;
+  std::vector<Uuid> again;
   absl::Status refused;
   const bool ok = Persist(
       batch.size(), /*transaction=*/true,  // keys and flows move on together with it
@@ -171,9 +183,10 @@ bool Engine::Impl::StoreOutcomes(std::vector<Finished>& batch, std::vector<int64
         }
         keys.clear();
         next.clear();
+        again.clear();
         matched = 0;
         if (complete.size > 0) matched += Complete(tx, std::move(complete), &id, options.name, &keys, &next);
-        if (retry.size > 0) matched += Retry(tx, std::move(retry), options.name);
+        if (retry.size > 0) matched += Retry(tx, std::move(retry), options.name, &again);
         return absl::OkStatus();
       },
       &refused);
@@ -184,6 +197,7 @@ bool Engine::Impl::StoreOutcomes(std::vector<Finished>& batch, std::vector<int64
     fenced += lost;
     metrics.fenced.Increment(static_cast<double>(lost));
     for (const Finished& f : batch) Count(f);
+    TellStored(batch, lost == 0, again);
     return true;
   }
   if (absl::IsCancelled(refused) || MayRecover(refused)) return false;
@@ -200,6 +214,92 @@ bool Engine::Impl::StoreOutcomes(std::vector<Finished>& batch, std::vector<int64
   if (batch[0].outcome.code == "result_refused") return false;
   batch[0].outcome = Outcome::Retry("result_refused", "the database refused the job's result");
   return StoreOutcomes(batch, freed, handouts);
+}
+
+void Engine::Impl::TellStored(const std::vector<Finished>& batch, bool all, const std::vector<Uuid>& retried_ids) {
+  std::map<size_t, std::vector<std::pair<InHandPtr, bool>>> by_runner;
+  FencedIds unknown;
+  for (const Finished& f : batch) {
+    const auto runner = static_cast<size_t>(f.job->runner);
+    if (!runners[runner]->outlives()) continue;
+    const bool stored = all || std::ranges::find(retried_ids, f.job->id) != retried_ids.end();
+    by_runner[runner].emplace_back(f.job, stored);
+    if (!stored) unknown.Add(*f.job);
+  }
+  if (by_runner.empty()) return;
+  if (unknown.ids.size() > 0) {
+    // Some of the batch had lost their fence: those that have not are in history under it. When this cannot be read, a
+    // runner hears of one too few, not of one too many.
+    absl::flat_hash_set<Uuid> found;
+    const auto ids = unknown.ids.Finish(), fences = unknown.fences.Finish();
+    pool.Autocommit(absl::Now() + absl::Seconds(5),
+                    [&](pqxx::transaction_base& tx) -> absl::Status {
+                      found.clear();
+                      for (const auto& row : Run(tx, sql::kFinishedUnder, ids, fences)) {
+                        ASSIGN_OR_RETURN(const Uuid job, ParseUuid(row[0].c_str()));
+                        found.insert(job);
+                      }
+                      return absl::OkStatus();
+                    })
+        .IgnoreError();
+    for (auto& [runner, jobs] : by_runner) {
+      for (auto& [job, stored] : jobs) stored = stored || found.contains(job->id);
+    }
+  }
+  for (const auto& [runner, jobs] : by_runner) runners[runner]->Stored(jobs);
+}
+
+// Jobs whose worker at the end of a stream fell silent: as the reclaimer does it with a whole worker of the suite. One
+// that was alone there pays; the others are suspects.
+bool Engine::Impl::StoreLost(std::vector<Finished>& batch, std::vector<int64_t>& freed,
+                             std::vector<Handout>& handouts) {
+  std::vector<int64_t> keys;
+  std::vector<Handout> next;
+  absl::Status refused;
+  const bool ok = Persist(
+      batch.size(), /*transaction=*/true,
+      [&](pqxx::transaction_base& tx) -> absl::Status {
+        keys.clear();
+        next.clear();
+        FencedIds ids;
+        BinaryArray crashes(BinaryArray::kInt2), suspicions(BinaryArray::kInt2);
+        std::map<Uuid, const Finished*> of;
+        for (const Finished& f : batch) {
+          of[f.job->id] = &f;
+          ids.Add(*f.job);
+          crashes.AddInt2(f.alone ? 1 : 0);
+          suspicions.AddInt2(f.alone ? 0 : 1);
+        }
+        CompleteArrays complete;
+        for (const auto& row : Run(tx, sql::kReissue, ids.ids.Finish(), ids.fences.Finish(), kStatePublished,
+                                   crashes.Finish(), suspicions.Finish())) {
+          Entry entry;
+          Handout handout = ReadHandout(row, &entry);
+          if (row[8].as<int>() >= row[9].as<int>()) {
+            complete.Add(
+                entry.id, entry.fence, kStateDead, nullptr, "crashed",
+                absl::StrCat("its worker was lost while it ran, as often as max_crashes allows; the last time ",
+                             CleanText(of.at(entry.id)->outcome.message, 500)),
+                0, 0);
+          } else if (row[7].as<int>() == kStatePublished || row[7].as<int>() == kStateBlocked) {
+            next.push_back(std::move(handout));
+          }
+        }
+        if (complete.size > 0) Complete(tx, std::move(complete), &id, options.name, &keys, &next);
+        return absl::OkStatus();
+      },
+      &refused);
+  if (!ok) return false;
+  for (const Finished& f : batch) {
+    metrics.crashed.Increment();
+    log::Warn("job's worker was lost", {{"job", FormatId("job", f.job->id)},
+                                        {"kind", f.job->kind},
+                                        {"alone", f.alone},
+                                        {"evidence", f.outcome.message}});
+  }
+  freed.insert(freed.end(), keys.begin(), keys.end());
+  handouts.insert(handouts.end(), std::make_move_iterator(next.begin()), std::make_move_iterator(next.end()));
+  return true;
 }
 
 // Jobs whose process died. One that ran alone pays; those that have used up their crashes are dead.
@@ -332,8 +432,7 @@ bool Engine::Impl::Verify(std::vector<Finished>& batch, std::vector<Finished>& p
   return true;
 }
 
-bool Engine::Impl::GiveBack(std::vector<Finished>& batch, std::vector<Handout>& handouts) {
-  const int target = redis_down ? kStateReady : kStatePublished;
+bool Engine::Impl::GiveBack(std::vector<Finished>& batch, int target, std::vector<Handout>& handouts) {
   std::vector<Handout> next;
   absl::Status refused;
   if (!Persist(

@@ -181,15 +181,19 @@ Guard::~Guard() = default;
 absl::StatusOr<CallContext> Guard::Admit(const grpc::ServerContextBase& context, std::string_view method_name) const {
   ASSIGN_OR_RETURN(const Impl::Method method, impl_->Find(method_name));
   ASSIGN_OR_RETURN(VerifiedPrincipal verified, impl_->verifier.Verify(Metadata(context, kPrincipal)));
+  // What the gateway signs for callers from outside has no business here; for itself it acts as a service.
+  if (method.internal && verified.issuer == kEdge && verified.principal.subject.compare(0, 8, "service:") != 0)
+    return MakeProblem("forbidden", "this is for services of the suite");
+  return Admit(context, method_name, std::move(verified.principal));
+}
+
+absl::StatusOr<CallContext> Guard::Admit(const grpc::ServerContextBase& context, std::string_view method_name,
+                                         Principal principal) const {
+  ASSIGN_OR_RETURN(const Impl::Method method, impl_->Find(method_name));
   CallContext call;
-  call.principal = std::move(verified.principal);
-  if (method.internal) {
-    // What the gateway signs for callers from outside has no business here; for itself it acts as a service.
-    if (verified.issuer == kEdge && call.principal.subject.compare(0, 8, "service:") != 0)
-      return MakeProblem("forbidden", "this is for services of the suite");
-  } else if (!impl_->has_scope(call.principal.roles, method.scope)) {
+  call.principal = std::move(principal);
+  if (!method.internal && !impl_->has_scope(call.principal.roles, method.scope))
     return MakeProblem("forbidden", StrCat("this needs the scope ", method.scope));
-  }
   call.deadline = ToTime(context.deadline());
   if (call.deadline <= absl::Now()) return absl::DeadlineExceededError("the deadline had passed on arrival");
   const std::string_view request_id = Metadata(context, kRequestId);

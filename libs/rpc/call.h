@@ -47,6 +47,9 @@ class Guard {
   // Verifies the principal, the method's declared scope (proto option) and the deadline (none sent: 30 s), and reads
   // traceparent and request id from the metadata.
   absl::StatusOr<CallContext> Admit(const grpc::ServerContextBase& context, std::string_view method) const;
+  // The same for a caller who proved in another way who it is.
+  absl::StatusOr<CallContext> Admit(const grpc::ServerContextBase& context, std::string_view method,
+                                    Principal principal) const;
   // Admit, then `body`; exceptions become Internal. One access log line and the method's metrics.
   grpc::Status Handle(const grpc::ServerContextBase& context, std::string_view method,
                       absl::FunctionRef<absl::Status(const CallContext&)> body) const;

@@ -111,6 +111,32 @@ std::optional<PresentedKey> ParseApiKey(std::string_view text) {
   return key;
 }
 
+absl::StatusOr<Principal> CheckApiKey(pqxx::transaction_base& tx, std::string_view key, absl::Time now) {
+  const auto wrong = [] { return MakeProblem("unauthenticated", "a valid API key is required"); };
+  const std::optional<PresentedKey> presented = ParseApiKey(key);
+  if (!presented.has_value()) return wrong();
+  StoredKey stored{{}, std::string(32, '\0'), std::nullopt};
+  ASSIGN_OR_RETURN(const Uuid uuid, ParseId("key", presented->id));
+  try {
+    const pqxx::result rows = tx.exec_params(kSelectApiKey, uuid.ToString());
+    if (!rows.empty()) {
+      stored.principal = {.tenant = rows[0][0].c_str(), .subject = presented->id};
+      auto roles = rows[0][1].as_array();
+      for (auto item = roles.get_next(); item.first != pqxx::array_parser::done; item = roles.get_next()) {
+        if (item.first == pqxx::array_parser::string_value) stored.principal.roles.push_back(item.second);
+      }
+      stored.secret_hash = HexDecode(rows[0][2].c_str()).value_or("");
+      if (!rows[0][3].is_null()) {
+        ASSIGN_OR_RETURN(stored.expires_at, ParseTimestamp(rows[0][3].c_str()));
+      }
+    }
+  } catch (...) {
+    return postgres::StatusFromCurrentException();
+  }
+  if (!Matches(stored, presented->secret, now) || stored.principal.subject.empty()) return wrong();
+  return std::move(stored.principal);
+}
+
 bool Matches(const StoredKey& stored, std::string_view secret, absl::Time now) {
   // The comparison comes first, whatever else is wrong with the key.
   const bool same = ConstantTimeEquals(stored.secret_hash, HashOf(secret));

@@ -54,6 +54,8 @@ struct StoredKey {
 // The statement that reads one: $1 = id as uuid; columns tenant, roles (text array), secret hash (hex), expires_at
 // (text, UTC). For the gateway's asynchronous reader.
 extern const char kSelectApiKey[];
+// Whose key this is, read now. unauthenticated for every sort of wrong one, after the same work.
+absl::StatusOr<Principal> CheckApiKey(pqxx::transaction_base& tx, std::string_view key, absl::Time now);
 bool Matches(const StoredKey& stored, std::string_view secret, absl::Time now);
 
 }  // namespace mainstay::secrets

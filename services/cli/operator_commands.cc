@@ -373,6 +373,16 @@ absl::Status ListWorkers(const Arguments& arguments) {
     for (const JsonValue& job : worker.Find("running")->items())
       std::printf("%s runs %s %s since %s\n", Text(worker, "name").c_str(), Text(job, "kind").c_str(),
                   Text(job, "id").c_str(), Text(job, "started_at").c_str());
+    const JsonValue* remote = worker.Find("remote");
+    if (remote == nullptr || !remote->is_array()) continue;
+    for (const JsonValue& one : remote->items()) {
+      std::string kinds;
+      for (const JsonValue& kind : one.Find("kinds")->items()) StrAppend(&kinds, " ", kind.text());
+      const bool connected = one.Find("connected")->boolean();
+      std::printf("%s serves %s (%s%s), %s of %s jobs, kinds:%s\n", Text(worker, "name").c_str(),
+                  Text(one, "name").c_str(), Text(one, "language").c_str(), connected ? "" : ", cut off",
+                  Text(one, "in_flight").c_str(), Text(one, "credits").c_str(), kinds.c_str());
+    }
   }
   return absl::OkStatus();
 }

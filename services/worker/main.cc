@@ -13,6 +13,7 @@
 #include <pqxx/pqxx>
 #include <thread>
 
+#include "libs/base/crypto.h"
 #include "libs/base/strings.h"
 #include "libs/base/text.h"
 #include "libs/catalog/watcher.h"
@@ -37,6 +38,8 @@
 #include "services/worker/operators.h"
 #include "services/worker/schedules.h"
 #include "services/worker/services.h"
+#include "services/worker/stream_runner.h"
+#include "services/worker/work_service.h"
 
 namespace mainstay::worker {
 namespace {
@@ -45,7 +48,8 @@ struct Options {
   // Single enqueues that share a commit wait for it on their threads.
   rpc::ServiceOptions service{.name = "worker", .max_threads = 64};
   std::string integrations, transfer, cursor_key, secrets_key_file;
-  int64_t executors = 16, children = 2, child_memory_mb = 2048, window = 20000, database_connections = 0;
+  int64_t executors = 16, children = 2, child_memory_mb = 2048, window = 20000, database_connections = 0,
+          streams = 5000;
   absl::Duration heartbeat = absl::Seconds(5), lease = absl::Seconds(15), sweep = absl::Seconds(30),
                  retention = absl::Hours(24 * 7);
 
@@ -64,6 +68,7 @@ struct Options {
     reader.Int("children", &children, 1, 64, "processes that run them; a crash takes down what runs in one");
     reader.Int("child_memory_mb", &child_memory_mb, 64, 1 << 20, "a child's own memory, at most");
     reader.Check(children <= executors, "children: no more than executors");
+    reader.Int("streams", &streams, 0, 100000, "workers outside the suite that may be connected at once");
     reader.Int("window", &window, 100, 1000000, "live entries per Redis stream");
     reader.Int("database_connections", &database_connections, 0, 1000,
                "of each child, for handlers; 0: one per executor");
@@ -195,7 +200,19 @@ int Main(int argc, char** argv) {
                                                                .memory_bytes = options.child_memory_mb << 20,
                                                                .worker = engine_options.worker,
                                                                .worker_name = name});
-  jobs::Engine engine(engine_options, {children}, engine_pool);
+  StreamRunnerOptions stream_options{.server = name,
+                                     // Its own, from what all copies share.
+                                     .receipt_key = HmacSha256(*Base64Decode(options.cursor_key), "work receipts"),
+                                     .heartbeat = std::min(options.heartbeat, options.lease / 3),
+                                     .lease = options.lease,
+                                     .max_streams = static_cast<int>(options.streams)};
+  for (const std::string& route : registry.routes()) stream_options.reserved.insert(route);
+  stream_options.announce = [&api_pool](const std::string& by, const std::vector<jobs::KindSpec>& kinds) {
+    return api_pool.Transaction(absl::Now() + absl::Seconds(5),
+                                [&](pqxx::transaction_base& tx) { return jobs::AnnounceKinds(tx, by, kinds); });
+  };
+  const auto streams = std::make_shared<StreamRunner>(std::move(stream_options));
+  jobs::Engine engine(engine_options, {children, streams}, engine_pool);
 
   jobs::KindBook kinds(api_pool, registry.specs());
   const rpc::Guard guard("worker", *std::move(verifier),
@@ -226,6 +243,8 @@ int Main(int argc, char** argv) {
   WatchService watch_service(monitoring);
   SchedulesService schedules_service(parts, *Base64Decode(options.cursor_key));
   FlowsService flows_service(parts, *Base64Decode(options.cursor_key));
+  Desk work_desk(/*threads=*/2);
+  WorkService work_service(parts, work_desk, *streams, static_cast<int>(options.streams + 1000));
 
   rpc::ServiceServer server(options.service);
   server.Add(&jobs_service);
@@ -238,6 +257,7 @@ int Main(int argc, char** argv) {
   server.Add(&watch_service);
   server.Add(&schedules_service);
   server.Add(&flows_service);
+  server.Add(&work_service);
   server.AddDependency({"postgresql", [&] { return engine_pool.Health(); }});
   server.AddDependency({"redis", [&] {
                           return engine.stats().redis_down ? absl::UnavailableError("jobs are claimed from PostgreSQL")
@@ -272,8 +292,10 @@ int Main(int argc, char** argv) {
     job_watcher.Stop();
     starter.join();
     engine.Drain(left);
+    streams->Close();
   });
   desk.Stop();
+  work_desk.Stop();
   watcher.Stop();
   return code;
 }

@@ -8,6 +8,7 @@
 #include <pqxx/pqxx>
 #include <set>
 
+#include "absl/strings/numbers.h"
 #include "absl/time/clock.h"
 #include "libs/base/ids.h"
 #include "libs/base/json.h"
@@ -61,6 +62,36 @@ void Fill(const jobs::RunFigures& figures, pb::RunStats* out) {
                            static_cast<double>(judged));
   Fill(figures.queued, out->mutable_queued());
   Fill(figures.ran, out->mutable_ran());
+}
+
+// As StreamRunner::Remote writes it.
+void Fill(const JsonValue& remote, const std::string& tenant, pb::RemoteWorker* out) {
+  const auto text = [&](const char* key) {
+    const JsonValue* value = remote.Find(key);
+    return value == nullptr ? std::string() : std::string(value->text());
+  };
+  const auto number = [&](const char* key) {
+    int64_t value = 0;
+    return absl::SimpleAtoi(text(key), &value) ? value : 0;
+  };
+  out->set_name(text("name"));
+  out->set_language(text("language"));
+  out->set_version(text("version"));
+  out->set_credits(static_cast<int32_t>(number("credits")));
+  out->set_in_flight(static_cast<int32_t>(number("in_flight")));
+  *out->mutable_connected_at() = google::protobuf::util::TimeUtil::MicrosecondsToTimestamp(number("since"));
+  const JsonValue* connected = remote.Find("connected");
+  out->set_connected(connected != nullptr && connected->boolean());
+  if (const JsonValue* kinds = remote.Find("kinds"); kinds != nullptr && kinds->is_array()) {
+    for (const JsonValue& kind : kinds->items()) out->add_kinds(std::string(kind.text()));
+  }
+  if (const JsonValue* list = remote.Find("jobs"); list != nullptr && list->is_array()) {
+    for (const JsonValue& job : list->items()) {
+      const JsonValue *id = job.Find("id"), *of = job.Find("tenant");
+      if (id != nullptr && of != nullptr && (tenant == kAllTenants || of->text() == tenant))
+        out->add_jobs(std::string(id->text()));
+    }
+  }
 }
 
 }  // namespace
@@ -249,6 +280,10 @@ grpc::Status WorkersService::ListWorkers(grpc::ServerContext* context, const pb:
             worker->set_alive(row[5].as<bool>());
             worker->set_draining(row[6].as<bool>());
             worker->set_in_flight(row[7].as<int>());
+            if (const auto remote = JsonDocument::Parse(row[8].c_str()); remote.ok() && remote->root().is_array()) {
+              for (const JsonValue& one : remote->root().items())
+                Fill(one, call.principal.tenant, worker->add_remote());
+            }
             by_id[worker->id()] = worker;
           }
           for (const auto& row : jobs::Run(tx, jobs::sql::kRunning, call.principal.tenant)) {
