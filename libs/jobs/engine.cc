@@ -115,13 +115,13 @@ void Engine::Impl::UpdateRate() {
 }
 
 int Engine::Impl::Credit() {
-  int idle = 0, here = 0;
+  // What waits for one runner is no reason to keep another idle.
+  int room = 0;
   for (size_t i = 0; i < runners.size(); ++i) {
-    idle += runners[i]->Credit();
-    here += static_cast<int>(waiting[i].size());
+    const int ahead = runners[i]->outlives() ? 0 : static_cast<int>(rate * kAheadSeconds);
+    room += std::max(0, runners[i]->Credit() + ahead - static_cast<int>(waiting[i].size()));
   }
-  return std::min(idle + static_cast<int>(rate * kAheadSeconds) - here,
-                  options.max_in_hand - static_cast<int>(in_hand.size()) + Given(/*outliving=*/true));
+  return std::min(room, options.max_in_hand - static_cast<int>(in_hand.size()) + Given(/*outliving=*/true));
 }
 
 int Engine::Impl::Given(bool outliving) const {

@@ -21,6 +21,8 @@ constexpr absl::Duration kBlock = absl::Milliseconds(250);
 // While a lane is left alone because its runner has no credit, which may come at any moment.
 constexpr absl::Duration kBlockBriefly = absl::Milliseconds(10);
 constexpr int kRecoverBatch = 1000;
+// Jobs that wait here for workers elsewhere, which may be busy for hours: those behind them in a stream must not wait.
+constexpr size_t kMaxWaitingForOthers = 200;
 
 redis::Command ReadGroup(const std::string& consumer, int count, const std::vector<std::string>& names,
                          const std::string& from, std::optional<absl::Duration> block = std::nullopt) {
@@ -351,10 +353,13 @@ void Engine::Impl::Admit(const std::vector<InHandPtr>& jobs, const std::vector<V
     checking.clear();
     for (size_t i = 0; i < jobs.size(); ++i) {
       in_hand[{jobs[i]->id, jobs[i]->fence}] = jobs[i];
+      const auto runner = static_cast<size_t>(jobs[i]->runner);
       if (refused[i].has_value()) {
         FinishLocked({jobs[i], *std::move(refused[i])});
+      } else if (runners[runner]->outlives() && waiting[runner].size() >= kMaxWaitingForOthers) {
+        FinishLocked({jobs[i], Outcome(), Finished::How::kElsewhere});
       } else {
-        waiting[static_cast<size_t>(jobs[i]->runner)].push_back(jobs[i]);
+        waiting[runner].push_back(jobs[i]);
       }
     }
   }

@@ -291,6 +291,18 @@ describe('credit (F49)', () => {
   });
 });
 
+describe('a worker that is busy for long', () => {
+  it('holds up no other kind of its queue, however many of its jobs wait', async () => {
+    const kind = kindOf();
+    const raw = await Raw.open(kind, { credits: 1 });
+    await enqueue(kind);
+    await raw.next('job');
+    await suite.ok(200, 'POST', '/mainstay/v1/jobs:batchCreate', { body: { items: Array.from({ length: 2000 }, () => ({ kind })) } });
+    for (let n = 0; n < 5; n += 1) assert.equal((await suite.job(await enqueue('mainstay.noop'))).state, 'succeeded');
+    assert.equal(raw.all('job').length, 0);
+  });
+});
+
 describe('versions (F48)', () => {
   it('a worker is given what it announced and nothing else; the rest waits for one that did', async () => {
     const kind = kindOf();
