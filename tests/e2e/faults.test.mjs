@@ -77,11 +77,12 @@ class Thread {
 
   // Everything that was acknowledged is there, exactly once.
   async verify() {
-    for (const { number } of this.orders) assert.equal(await suite.value(`SELECT count(*) FROM shop.orders WHERE number = '${number}'`), '1', `order ${number}`);
-    for (const { payment, order, event } of this.payments) {
-      await eventually(async () => (await suite.value(`SELECT o.status FROM shop.orders o JOIN shop.payments p ON p.order_id = o.id WHERE o.id = ${order} AND p.id = '${payment}'`)) === 'paid', { within: 90000, every: 200, what: `payment ${payment}` });
-      assert.equal((await suite.eventOf(event)).state, 'processed');
-    }
+    const numbers = this.orders.map(({ number }) => `'${number}'`).join(',');
+    assert.equal(await suite.value(`SELECT count(*) || ' ' || count(DISTINCT number) FROM shop.orders WHERE number IN (${numbers})`), `${this.orders.length} ${this.orders.length}`);
+    const pairs = this.payments.map(({ payment, order }) => `('${payment}', ${order})`).join(',');
+    const unpaid = `SELECT count(*) FROM (VALUES ${pairs}) v (payment, "order") WHERE NOT EXISTS (SELECT FROM shop.orders o JOIN shop.payments p ON p.order_id = o.id WHERE o.id = v."order" AND p.id = v.payment AND o.status = 'paid')`;
+    await eventually(async () => (await suite.value(unpaid)) === '0', { within: 90000, every: 200, what: 'all payments' });
+    for (const { event } of this.payments) assert.equal((await suite.eventOf(event)).state, 'processed');
     const refunded = await suite.value("SELECT count(*) FROM shop.orders WHERE tenant_id = 'acme' AND status = 'refunded'");
     for (const { id, prefix } of this.imports) {
       const ended = await suite.ended('imports', id, { within: 90000 });
