@@ -263,7 +263,9 @@ struct Queue {
   absl::Duration soft_limit = absl::Minutes(30), hard_limit = absl::Minutes(35);
   Backoff backoff;
   absl::Duration retention = absl::Hours(24 * 7);
-  int weight = 1;
+  std::string priorities = "strict";  // of its jobs among one another; or "weighted"
+  int weight = 1;                     // among queues of the same priority
+  double rate = 0, tenant_rate = 0;   // jobs started per second, of the queue and of each tenant; 0: any
 };
 struct Schedule {
   std::string name, cron, zone = "UTC", kind, queue, args = "{}", missed = "last", overlap = "skip", tenant;

@@ -16,8 +16,11 @@ Queue ReadQueue(Reader::Context& context, const Yaml::Member& member, const std:
   queue.name = member.key;
   if (!IsPlainName(member.key)) r.Fail(member.at, path, std::string(kPlainNameRule));
   r.Int("priority", &queue.priority, 0, 9);
+  r.Word("priorities", &queue.priorities, {"strict", "weighted"});
   r.Int("concurrency", &queue.concurrency, 0, 100'000);
   r.Int("weight", &queue.weight, 1, 1000);
+  r.Number("rate", &queue.rate, 0, 1e6);
+  r.Number("tenant_rate", &queue.tenant_rate, 0, 1e6);
   r.Int("max_attempts", &queue.max_attempts, 1, 1000);
   r.Int("max_crashes", &queue.max_crashes, 1, 100);
   r.Duration("soft_limit", &queue.soft_limit, absl::Milliseconds(10), kDay * 7);

@@ -26,6 +26,12 @@ prometheus::Counter& RunsBy(const char* outcome) {
   return metrics::Counter("mainstay_jobs_finished_total", "Runs by outcome", {{"outcome", outcome}});
 }
 
+std::string ArrayOf(const std::vector<std::string>& words) {
+  PgArray array;
+  for (const auto& word : words) array.Add(word);
+  return std::move(array).Finish();
+}
+
 // Deletes the consumer, unless it still has something pending, which would go with it.
 constexpr char kLeaveGroup[] = R"lua(
 local consumers = redis.pcall('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])
@@ -77,9 +83,11 @@ Engine::Impl::Impl(EngineOptions o, std::vector<std::shared_ptr<Runner>> r, post
       pool(p),
       id(options.worker),
       consumer(id.ToString()),
+      queues(ArrayOf(options.takes)),
       reader_redis(options.redis),
       redis(options.redis),
       upkeep(options, id, p),
+      shares(options.shares),
       waiting(runners.size()),
       given(runners.size()) {}
 
@@ -356,7 +364,7 @@ EngineStats Engine::Impl::Stats() {
   s.claimed = claimed;
   s.reissued = reissued + upkeep.reissued();
   s.leading = upkeep.leading();
-  s.redis_down = redis_down;
+  s.redis_down = redis_down || redis_full;
   absl::MutexLock lock(&mu);
   for (const auto& list : waiting) s.waiting += static_cast<int>(list.size());
   s.running = Given(true) + Given(false);

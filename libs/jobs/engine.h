@@ -12,6 +12,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,7 @@
 #include "libs/jobs/backoff.h"
 #include "libs/jobs/handler.h"
 #include "libs/jobs/schedules.h"
+#include "libs/jobs/shares.h"
 #include "libs/redis/client.h"
 
 namespace mainstay::postgres {
@@ -38,7 +40,13 @@ struct QueuePolicy {
 struct QueueSettings {
   std::string name;
   int priority = 4;
-  int max_attempts = 20, max_crashes = 3, concurrency = 0;
+  bool weighted = false;  // its jobs' priorities are shares of what the queue gets, not an order (shares.h)
+  int max_attempts = 20, max_crashes = 3;
+  int weight = 1;       // among queues of the same priority
+  int concurrency = 0;  // over all workers; 0: any
+  // Handed out per second, of the queue and of each of its tenants; 0: any.
+  double rate = 0, tenant_rate = 0;
+  std::optional<absl::Duration> retention;  // of finished jobs; default: the engine's
 };
 
 class Runner;
@@ -64,9 +72,14 @@ struct EngineOptions {
   absl::Duration dispatch_interval = absl::Milliseconds(100);
   // While Redis is away: published jobs older than this are claimed from PostgreSQL.
   absl::Duration claim_stale = absl::Seconds(2);
-  // Live entries per stream.
-  int window = 20000;
+  // Live entries per stream: at most; and, however slow its workers are, at least. Between the two it follows their
+  // rate.
+  int window = 20000, window_floor = 500;
   absl::Duration retention = absl::Hours(24 * 7);
+  // What lower priorities keep.
+  SharesOptions shares;
+  // Queues this worker takes jobs from; empty: all.
+  std::vector<std::string> takes;
   // false: this worker never stands for election (tests).
   bool upkeep = true;
   // Called for each failed run and each start; empty: defaults.

@@ -64,6 +64,8 @@ struct Engine::Impl : RunnerHost, std::enable_shared_from_this<Engine::Impl> {
   QueuePolicy PolicyOf(const std::string& queue) const {
     return options.policy ? options.policy(queue) : QueuePolicy();
   }
+  // What statements are told of `takes`; null: all queues.
+  const char* QueuesOrNull() const { return options.takes.empty() ? nullptr : queues.c_str(); }
   void NotesLoop();
 
   // ---- reading.cc ----
@@ -121,6 +123,7 @@ struct Engine::Impl : RunnerHost, std::enable_shared_from_this<Engine::Impl> {
   postgres::Pool& pool;
   const Uuid id;
   const std::string consumer;
+  const std::string queues;  // that it takes, as an array literal
   EngineMetrics metrics;
   StatsAccumulator figures;
 
@@ -129,7 +132,7 @@ struct Engine::Impl : RunnerHost, std::enable_shared_from_this<Engine::Impl> {
   Upkeep upkeep;
   std::thread reading, storing, noting, beating;
   bool started_ok = false;
-  std::atomic<bool> drained{false}, redis_down{false}, mark_all{false}, left{false};
+  std::atomic<bool> drained{false}, redis_down{false}, redis_full{false}, mark_all{false}, left{false};
   std::atomic<int64_t> succeeded{0}, retried{0}, dead{0}, fenced{0}, claimed{0}, reissued{0};
 
   std::string listed_remote = "[]";  // the heartbeat's

@@ -406,15 +406,16 @@ class Call {
   }
 
   absl::Status Insert(const std::vector<size_t>& fresh) {
-    PgArray queues, priorities, lenient, groups;
-    std::map<std::tuple<std::string_view, int, bool>, size_t> known;
+    PgArray queues, priorities, lenient, routes, groups;
+    std::map<std::tuple<std::string_view, int, bool, std::string_view, int>, size_t> known;
     std::vector<size_t> group_of(fresh.size()), example;
     size_t bytes = 0;
     for (size_t n = 0; n < fresh.size(); ++n) {
       const JobSpec& job = jobs_[fresh[n]];
       bytes += jobs_[content_[fresh[n]]].args.size() + 4;
       const auto [it, added] = known.try_emplace(
-          std::make_tuple(std::string_view(job.queue), job.priority.value_or(-1), !job.catalog_hash.empty()),
+          std::make_tuple(std::string_view(job.queue), job.priority.value_or(-1), !job.catalog_hash.empty(),
+                          std::string_view(job.kind), jobs_[content_[fresh[n]]].version),
           known.size());
       group_of[n] = it->second;
       groups.Add(StrCat(it->second + 1));
@@ -423,6 +424,7 @@ class Call {
       queues.Add(job.queue);
       job.priority.has_value() ? priorities.Add(StrCat(*job.priority)) : priorities.AddNull();
       lenient.Add(job.catalog_hash.empty() ? "f" : "t");
+      routes.Add(Route(job.kind, jobs_[content_[fresh[n]]].version));
     }
     BinaryArray ids(BinaryArray::kUuid, fresh.size() * 20), args(BinaryArray::kJson, bytes);
     RareColumn tenant, kind, principal, traceparent, request_id, catalog_hash, sealed, run_at, deadline, unique_hash,
@@ -467,13 +469,13 @@ class Call {
       }
       options.AddUnlessEmpty(FormatJobOptions(job.options));
     }
-    const pqxx::result rows =
-        Exec(tx_, sql::kEnqueue, std::move(queues).Finish(), std::move(priorities).Finish(),
-             std::move(lenient).Finish(), ids.Finish(), args.Finish(), std::move(groups).Finish(), tenant.Finish(),
-             kind.Finish(), principal.Finish(), traceparent.Finish(), request_id.Finish(), catalog_hash.Finish(),
-             sealed.Finish(), run_at.Finish(), deadline.Finish(), unique_hash.Finish(), unique_key.Finish(),
-             key_hash.Finish(), ordering_key.Finish(), limit_hash.Finish(), concurrency_key.Finish(),
-             concurrency_limit.Finish(), attempts.Finish(), tags.Finish(), options.Finish(), version.Finish());
+    const pqxx::result rows = Exec(
+        tx_, sql::kEnqueue, std::move(queues).Finish(), std::move(priorities).Finish(), std::move(lenient).Finish(),
+        ids.Finish(), args.Finish(), std::move(groups).Finish(), tenant.Finish(), kind.Finish(), principal.Finish(),
+        traceparent.Finish(), request_id.Finish(), catalog_hash.Finish(), sealed.Finish(), run_at.Finish(),
+        deadline.Finish(), unique_hash.Finish(), unique_key.Finish(), key_hash.Finish(), ordering_key.Finish(),
+        limit_hash.Finish(), concurrency_key.Finish(), concurrency_limit.Finish(), attempts.Finish(), tags.Finish(),
+        options.Finish(), version.Finish(), std::move(routes).Finish());
     std::vector<std::string> streams(example.size());
     int64_t now = 0;
     for (size_t g = 0; g < example.size(); ++g) {

@@ -25,10 +25,15 @@ void Engine::Impl::HeartbeatLoop() {
   while (true) {
     const absl::Time now = Mono();
     Limits(now);
-    if (const auto reply = redis.Execute({"GET", kEpochKey}); reply.ok() && reply->ok()) {
-      if (!epoch.empty() && reply->text != epoch)
+    if (const auto replies = redis.Pipeline({{"GET", kEpochKey}, MemoryProbe()}); replies.ok() && (*replies)[0].ok()) {
+      const std::string& text = (*replies)[0].text;
+      if (!epoch.empty() && text != epoch)
         mark_all = true;  // flushed: our entries are gone, so the rows must say who holds these jobs
-      epoch = reply->text;
+      epoch = text;
+      const bool full = (*replies)[1].text.rfind("OOM", 0) == 0;
+      if (redis_full.exchange(full) != full)
+        log::Warn(full ? "Redis is full: jobs are claimed from PostgreSQL" : "Redis has room again");
+      if (full) mark_all = true;  // others claim what looks stale
     }
     const bool all = mark_all.exchange(false);
     if (now - beat >= options.heartbeat || all) {
@@ -55,12 +60,12 @@ absl::Status Engine::Impl::RenewLease(bool draining) {
     count = static_cast<int>(in_hand.size());
     kinds = announced;
   }
-  return pool.Autocommit(absl::Now() + std::min(options.lease / 2, absl::Seconds(5)),
-                         [&](pqxx::transaction_base& tx) -> absl::Status {
-                           Run(tx, sql::kRenewWorker, consumer, options.name, kinds, count,
-                               absl::ToDoubleSeconds(options.lease), draining ? "t" : "f");
-                           return absl::OkStatus();
-                         });
+  return pool.Autocommit(
+      absl::Now() + std::min(options.lease / 2, absl::Seconds(5)), [&](pqxx::transaction_base& tx) -> absl::Status {
+        Run(tx, sql::kRenewWorker, consumer, options.name, kinds, count, absl::ToDoubleSeconds(options.lease),
+            draining ? "t" : "f", QueuesOrNull(), options.upkeep && !redis_down ? "t" : "f");
+        return absl::OkStatus();
+      });
 }
 
 // For people, so a failure waits for the next heartbeat.

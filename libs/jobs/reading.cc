@@ -2,7 +2,7 @@
 // From the streams to what waits for a runner: a read says what may run, one statement per read says what does.
 //
 // Entries of finished, cancelled and fenced jobs end here, before any handler. PostgreSQL away: what was read waits,
-// kept alive by the heartbeat. Redis away: jobs are claimed from PostgreSQL, under a raised fence.
+// kept alive by the heartbeat. Redis away or full: jobs are claimed from PostgreSQL, under a raised fence.
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
@@ -53,6 +53,7 @@ absl::Status Engine::Impl::RefreshStreams() {
     found.clear();
     weighted.clear();
     for (const auto& row : Run(tx, sql::kStreams)) {
+      if (!options.takes.empty() && std::ranges::find(options.takes, row[0].c_str()) == options.takes.end()) continue;
       StreamOf stream{.key = StreamKey(row[0].c_str(), row[1].as<int>(), row[3].c_str()),
                       .queue = row[0].c_str(),
                       .lane = row[3].c_str(),
@@ -61,7 +62,13 @@ absl::Status Engine::Impl::RefreshStreams() {
       if (!stream.lane.empty() && RunnerOf(stream.lane) < 0) continue;
       all_streams.insert(stream.key);
       if (row[2].as<bool>()) continue;
-      weighted.push_back({.key = stream.key, .priority = stream.priority, .weight = row[4].as<int>()});
+      const bool shared = row[5].as<bool>();
+      weighted.push_back({.key = stream.key,
+                          .priority = shared ? row[6].as<int>() : stream.priority,
+                          .weight = row[4].as<int>(),
+                          .queue = stream.queue,
+                          .part = shared ? 10 - stream.priority : 1,
+                          .ages = !shared});
       found.push_back(std::move(stream));
     }
     return absl::OkStatus();
@@ -92,6 +99,10 @@ void Engine::Impl::ReaderLoop() {
     if (streams.empty()) {
       Pause(absl::Milliseconds(100));
       continue;
+    }
+    if (redis_full) {  // the streams give what they hold, but nothing is added
+      const absl::StatusOr<int> taken = Claim(credit);
+      if (taken.ok() && *taken > 0) continue;
     }
     absl::Status read = recover ? Recover() : absl::OkStatus();
     if (read.ok()) read = Read(credit);
@@ -323,6 +334,9 @@ void Engine::Impl::Check(std::vector<InHandPtr>& batch, const std::vector<bool>&
       }
     }
   }
+  std::map<std::string, absl::Duration> oldest;
+  for (const auto& job : here) oldest[job->stream] = std::max(oldest[job->stream], job->waited);
+  for (const auto& [stream, waited] : oldest) shares.Waited(stream, waited);
   Admit(here, how);
   if (!gone.empty()) Acknowledge(gone, {});
   if (!elsewhere.empty()) PutBack(elsewhere);
@@ -438,7 +452,7 @@ absl::StatusOr<int> Engine::Impl::Claim(int credit) {
   if (taken < credit) {
     pqxx::result rows;
     RETURN_IF_ERROR(pool.Autocommit(absl::Now() + absl::Seconds(10), [&](pqxx::transaction_base& tx) -> absl::Status {
-      rows = Run(tx, sql::kClaimKeyed, credit - taken, kinds, consumer, stale);
+      rows = Run(tx, sql::kClaimKeyed, credit - taken, kinds, consumer, stale, QueuesOrNull());
       return absl::OkStatus();
     }));
     RETURN_IF_ERROR(take(rows));

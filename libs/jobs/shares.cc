@@ -17,13 +17,15 @@ void Shares::Set(absl::Span<const Stream> streams) {
     State& state = next[stream.key];
     if (const auto known = streams_.find(stream.key); known != streams_.end()) state = std::move(known->second);
     state.stream = stream;
+    if (stream.queue.empty()) state.stream.queue = stream.key;
     state.stream.weight = std::max(1, stream.weight);
+    state.stream.part = std::max(1, stream.part);
   }
   streams_ = std::move(next);
 }
 
 int Shares::Level(const State& state) const {
-  if (options_.aging <= absl::ZeroDuration()) return state.stream.priority;
+  if (!state.stream.ages || options_.aging <= absl::ZeroDuration()) return state.stream.priority;
   const auto steps = std::min<int64_t>(9, state.waited / options_.aging);
   return std::max(0, state.stream.priority - static_cast<int>(steps));
 }
@@ -36,12 +38,18 @@ std::vector<Shares::Ask> Shares::Next(int credit) {
     if (!state.empty) levels[Level(state)].push_back(&state);
   }
   std::map<State*, int> counts;
-  // Shares `amount` out by weight. What a stream could not use of a fraction it keeps for the next round.
+  // Shares `amount` out among queues, and what each gets among its streams. What a stream could not use of a fraction
+  // it keeps for the next round.
   auto share = [&](const std::vector<State*>& group, double amount) {
+    std::map<std::string_view, double> parts;
     double weights = 0;
-    for (const State* state : group) weights += state->stream.weight;
+    for (const State* state : group) {
+      double& sum = parts[state->stream.queue];
+      if (sum == 0) weights += state->stream.weight;
+      sum += state->stream.part;
+    }
     for (State* state : group) {
-      const double part = amount * state->stream.weight / weights;
+      const double part = amount * state->stream.weight / weights * state->stream.part / parts[state->stream.queue];
       state->deficit = std::min(state->deficit + part, kMaxSaved * part + 1);
       if (const int whole = static_cast<int>(state->deficit + 1e-9); whole > 0) counts[state] += whole;
     }
@@ -73,13 +81,18 @@ std::vector<Shares::Ask> Shares::Next(int credit) {
   return asks;
 }
 
-void Shares::Took(const std::string& key, int asked, int got, absl::Duration waited) {
+void Shares::Took(const std::string& key, int asked, int got) {
   const auto it = streams_.find(key);
   if (it == streams_.end()) return;
   State& state = it->second;
   state.empty = got < asked;
   state.deficit = state.empty ? 0 : state.deficit - got;
-  state.waited = state.empty ? absl::ZeroDuration() : std::max(waited, absl::ZeroDuration());
+  if (state.empty) state.waited = absl::ZeroDuration();
+}
+
+void Shares::Waited(const std::string& key, absl::Duration waited) {
+  const auto it = streams_.find(key);
+  if (it != streams_.end() && !it->second.empty) it->second.waited = std::max(waited, absl::ZeroDuration());
 }
 
 }  // namespace mainstay::jobs

@@ -3,7 +3,8 @@
 //
 // Strict first: a lower priority gets what the higher ones leave. But never nothing: a small part of the credit is set
 // aside for the lower ones, and a stream whose head has waited long competes as if its priority were higher. Within a
-// priority, streams with entries share by weight (deficit round robin), whatever the number of entries in each.
+// priority, queues with entries share by weight (deficit round robin), whatever the number of entries in each. A queue
+// whose priorities are weighted stands at its own priority with all of them: they share what the queue gets.
 //
 // A guess about what Redis holds, corrected by each read: a stream that gave less than asked counts as empty, and is
 // then asked for a little in every round, so that an urgent entry waits for one round only. Asked for is therefore
@@ -31,8 +32,11 @@ class Shares {
  public:
   struct Stream {
     std::string key;
-    int priority = 4;  // 0 first … 9 last
-    int weight = 1;    // among streams of the same priority
+    int priority = 4;   // 0 first … 9 last; where priorities are weighted, the queue's own
+    int weight = 1;     // of its queue, among queues of the same priority
+    std::string queue;  // streams of one queue and priority share what it gets; empty: a queue of its own
+    int part = 1;       // by this weight
+    bool ages = true;
   };
   struct Ask {
     std::string key;
@@ -48,9 +52,10 @@ class Shares {
   // worker can take.
   std::vector<Ask> Next(int credit);
 
-  // What a read gave; to be told for each ask. `waited`: how long the oldest of them has been waiting (zero when
-  // unknown).
-  void Took(const std::string& key, int asked, int got, absl::Duration waited = absl::ZeroDuration());
+  // What a read gave; to be told for each ask.
+  void Took(const std::string& key, int asked, int got);
+  // How long the oldest of what was read last had been waiting. Forgotten when the stream is empty.
+  void Waited(const std::string& key, absl::Duration waited);
 
  private:
   struct State {

@@ -154,7 +154,14 @@ absl::StatusOr<std::vector<QueueView>> ListQueues(pqxx::transaction_base& tx, co
       q.published = row[7].as<int64_t>();
       q.running = row[8].as<int64_t>();
       if (!row[9].is_null()) q.oldest_age = absl::Seconds(std::max(0.0, row[9].as<double>()));
+      q.workers = row[10].as<int>();
       queues.push_back(std::move(q));
+    }
+    for (const auto& row : Run(tx, sql::kUnserved, context.principal.tenant,
+                               name.has_value() ? name->c_str() : static_cast<const char*>(nullptr))) {
+      const auto queue =
+          std::find_if(queues.begin(), queues.end(), [&](const QueueView& q) { return q.name == row[0].c_str(); });
+      if (queue != queues.end()) queue->unserved.emplace_back(row[1].c_str(), row[2].as<int64_t>());
     }
     return queues;
   });
@@ -163,15 +170,17 @@ absl::StatusOr<std::vector<QueueView>> ListQueues(pqxx::transaction_base& tx, co
 absl::Status PauseQueue(pqxx::transaction_base& tx, const CallContext& context, const std::string& name,
                         std::string_view reason) {
   return Guarded([&]() -> absl::Status {
-    if (Run(tx, sql::kPause, name, context.principal.subject, CleanText(reason, 2000)).empty())
-      return MakeProblem("not-found", "no such queue");
+    if (Run(tx, sql::kQueueExists, name).empty()) return MakeProblem("not-found", "no such queue");
+    Run(tx, sql::kPause, NewUuid().ToString(), "queue", name, "*", context.principal.subject, CleanText(reason, 2000),
+        static_cast<const char*>(nullptr));
     return absl::OkStatus();
   });
 }
 
 absl::Status ResumeQueue(pqxx::transaction_base& tx, const std::string& name) {
   return Guarded([&]() -> absl::Status {
-    if (Run(tx, sql::kResume, name).empty()) return MakeProblem("not-found", "no such queue");
+    if (Run(tx, sql::kQueueExists, name).empty()) return MakeProblem("not-found", "no such queue");
+    Run(tx, sql::kResume, "queue", name, "*");
     return absl::OkStatus();
   });
 }

@@ -57,6 +57,9 @@ struct QueueView {
   std::string paused_by, paused_reason;
   int64_t scheduled = 0, blocked = 0, ready = 0, published = 0, running = 0;
   std::optional<absl::Duration> oldest_age;
+  int workers = 0;  // live ones that take from it
+  // Routes of waiting jobs that none of them has announced, and how many wait.
+  std::vector<std::pair<std::string, int64_t>> unserved;
 };
 // Counts are of the caller's tenant. With `name` only that one.
 absl::StatusOr<std::vector<QueueView>> ListQueues(pqxx::transaction_base& tx, const CallContext& context,

@@ -334,7 +334,7 @@ bool Engine::Impl::StoreCrashes(std::vector<Finished>& batch, std::vector<int64_
                          absl::StrCat("it took its process down ", row[8].as<int>(), " times; the last time ",
                                       CleanText(of.at(entry.id)->outcome.message, 500)),
                          0, 0);
-          } else if (row[7].as<int>() != kStateScheduled) {
+          } else if (row[7].as<int>() == kStatePublished || row[7].as<int>() == kStateBlocked) {
             next.push_back(std::move(handout));
           }
         }

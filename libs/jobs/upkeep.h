@@ -1,25 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
-// What keeps the queues in order, on one elected worker: due jobs, the backlog's top-up, lost entries, expired leases,
-// partitions.
+// Leads: runs the parts of upkeep in turn on one elected worker.
 //
 // Elected by a lease row; two at once (a stalled leader waking up) do no harm: every step is compare-and-set on the
 // fence or idempotent. PostgreSQL away: rounds are skipped. Redis away: windows are closed, so that enqueue waits in
-// the backlog, and workers claim from there. One thread of its own; a Redis connection of its own.
+// the backlog, and workers claim from there; a leader that alone does not reach Redis makes way. One thread of its own;
+// a Redis connection of its own. Idle, it costs one statement and one round trip to Redis per dispatch interval.
 #pragma once
 
-#include <map>
-#include <set>
 #include <string>
 #include <thread>
-#include <utility>
-#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
-#include "libs/jobs/engine.h"
-#include "libs/jobs/in_hand.h"
+#include "libs/jobs/dispatcher.h"
+#include "libs/jobs/history.h"
+#include "libs/jobs/promoter.h"
+#include "libs/jobs/reclaimer.h"
 #include "libs/jobs/scheduler.h"
+#include "libs/jobs/sweeper.h"
+#include "libs/jobs/upkeep_context.h"
 #include "libs/postgres/lease.h"
+#include "prometheus/gauge.h"
 
 namespace mainstay::jobs {
 
@@ -29,63 +30,39 @@ class Upkeep {
   ~Upkeep();
   void Start();
   void Stop();  // gives the lease up, so that another worker takes over at once
-  bool leading() const;
-  int64_t reissued() const { return reissued_; }
+  bool leading() const { return leading_; }
+  int64_t reissued() const { return context_.reissued; }
 
  private:
-  using StreamId = std::pair<std::string, int>;
-  struct Stream {
-    bool paused = false;
-    Uuid position;          // jobs up to here were looked at since the last look from the head
-    absl::Time head_again;  // when to look from the head again
-    bool backlog = true;    // may hold ready jobs
-    bool open = false;      // the window, as last written
-    absl::Time renewed;
+  // When a step is due again.
+  struct Step {
+    absl::Time at = absl::InfinitePast();
+    bool Due(absl::Time now) const { return now >= at; }
   };
 
   void Run();
-  absl::Status Lead();
-  absl::Status RefreshStreams();
-  absl::Status PromoteDue();
-  // True when there is more to do at once.
-  absl::StatusOr<bool> Dispatch();
-  absl::Status CheckEpoch();
-  absl::Status Sweep(absl::Duration age);
-  absl::Status LooseKeys();
-  absl::Status ReclaimPending();
-  absl::Status ReclaimExpired();
-  absl::Status History();
-  absl::Status ForgetConsumers();
-  absl::Status SetWindow(const StreamId& id, Stream& stream, bool open);
-  void CloseWindows();
-  // Raises fences and hands out; jobs that have used up their crashes are dead.
-  absl::Status Reissue(const std::vector<std::pair<Uuid, int64_t>>& jobs, const std::vector<int>& crashes,
-                       const std::vector<int>& suspicions);
-  absl::Status Publish(const std::vector<Handout>& handouts);
-  absl::Status Query(absl::FunctionRef<absl::Status(pqxx::transaction_base&)> body);
+  absl::Status Lead(absl::Time now);
+  // Whether to leave the lead to a worker that reaches Redis.
+  absl::StatusOr<bool> MakesWay(absl::Time now);
+  // One round of everything that is due; how long to wait afterwards.
+  absl::Status Round(absl::Time now, absl::Duration* pause);
 
   const EngineOptions options_;
-  const Uuid worker_;
-  postgres::Pool& pool_;
+  UpkeepContext context_;
   postgres::Lease lease_;
-  redis::Client redis_;
+  Dispatcher dispatcher_;
+  Promoter promoter_;
+  Sweeper sweeper_;
+  Reclaimer reclaimer_;
+  History history_;
   Scheduler scheduler_;
-  std::map<StreamId, Stream> streams_;
-  std::string kinds_ = "{}";  // announced by live workers, as an array literal
-  std::string epoch_, run_id_;
-  uint64_t generation_ = 0;
-  bool windows_closed_ = false;
-  absl::Time full_sweep_at_ = absl::InfiniteFuture();
-  absl::Time trouble_ =
-      absl::InfinitePast();  // when PostgreSQL last failed us: leases are not judged until they could be renewed
+  prometheus::Gauge& held_up_;
+  Step refresh_, peek_, limits_, loose_, reclaim_, minute_, purge_, consumers_;
   std::atomic<bool> leading_{false};
-  std::atomic<int64_t> reissued_{0};
+  absl::Time made_way_ = absl::InfinitePast(), away_since_ = absl::InfiniteFuture();
   absl::Mutex mu_;
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
   std::thread thread_;
 };
-
-// XGROUP CREATE for all of them, from the first entry; those that exist already are fine.
-absl::Status CreateGroups(redis::Client& redis, const std::vector<std::string>& streams);
 
 }  // namespace mainstay::jobs

@@ -24,6 +24,7 @@ namespace mainstay::jobs {
 namespace {
 
 struct WorkerOptions {
+  std::vector<std::string> queues;
   std::string database_url, redis_url, log_level = "info", secrets_key_file;
   int64_t executors = 16, children = 2, child_memory_mb = 2048, database_connections = 0;
   bool may_fork = false;
@@ -36,6 +37,7 @@ struct WorkerOptions {
     reader.Secret("redis_url", &redis_url, "Redis of the suite");
     reader.String("log_level", &log_level, "debug, info, warn or error");
     reader.String("secrets_key_file", &secrets_key_file, "opens sensitive arguments; as of the suite's services");
+    reader.List("queues", &queues, "queues this worker takes jobs from; none named: all");
     reader.Int("executors", &executors, 1, 1024, "jobs run at once, in all children together");
     reader.Int("children", &children, 1, 64, "processes that run them; a crash takes down what runs in one");
     reader.Int("child_memory_mb", &child_memory_mb, 0, 1 << 20, "a child's own memory, at most; 0: unlimited");
@@ -144,6 +146,7 @@ int WorkerMain(int argc, char** argv, const Registry& registry) {
   engine_options.sealer = sealer.has_value() ? &*sealer : nullptr;
   engine_options.heartbeat = options.heartbeat;
   engine_options.lease = options.lease;
+  engine_options.takes = options.queues;
   engine_options.upkeep = false;
   engine_options.policy = [&options](std::string_view) {
     return QueuePolicy{.backoff = {.base = options.backoff_base, .cap = options.backoff_cap},

@@ -63,6 +63,7 @@ std::vector<Command> KeyCommands();
 std::vector<Command> SecretCommands();
 std::vector<Command> JobCommands();
 std::vector<Command> OperatorCommands();
+std::vector<Command> QueueCommands();
 std::vector<Command> ScheduleCommands();
 std::vector<Command> FlowCommands();
 std::vector<Command> EventCommands();

@@ -9,6 +9,8 @@
 #include "libs/base/strings.h"
 #include "libs/base/text.h"
 #include "libs/catalog/publish.h"
+#include "libs/jobs/pauses.h"
+#include "libs/jobs/store.h"
 #include "libs/postgres/migrations.h"
 #include "libs/redis/client.h"
 #include "services/cli/all_migrations.h"
@@ -66,6 +68,27 @@ void CheckReadiness(const std::string& name, const std::string& url, const std::
   if (!degraded) findings.Good(name, hash.empty() ? "ready" : StrCat("ready, catalog ", hash.substr(0, 12)));
 }
 
+// Jobs that wait for somebody who is not there, and what is paused.
+absl::Status CheckQueues(pqxx::transaction_base& tx, Findings& findings) {
+  CallContext all;
+  all.principal.tenant = std::string(kAllTenants);
+  ASSIGN_OR_RETURN(const auto queues, jobs::ListQueues(tx, all));
+  for (const jobs::QueueView& queue : queues) {
+    const std::string part = StrCat("queue ", queue.name);
+    const int64_t waiting = queue.blocked + queue.ready + queue.published;
+    if (queue.workers == 0 && waiting > 0) {
+      findings.Bad(part, StrCat(waiting, " jobs wait, and no live worker takes from it"));
+      continue;
+    }
+    for (const auto& [kind, jobs] : queue.unserved)
+      findings.Bad(part, StrCat(jobs, " jobs of ", kind, " wait, and no live worker has announced it"));
+  }
+  ASSIGN_OR_RETURN(const auto pauses, jobs::ListPauses(tx, all));
+  for (const jobs::PauseView& pause : pauses)
+    findings.Note(StrCat("paused ", pause.scope), StrCat(pause.name, ", by ", pause.author, ": ", pause.reason));
+  return absl::OkStatus();
+}
+
 absl::Status Doctor(const Arguments& arguments) {
   Findings findings;
   std::string active;
@@ -86,6 +109,11 @@ absl::Status Doctor(const Arguments& arguments) {
         if (!resource.problem.empty()) findings.Bad(StrCat("resource ", name), resource.problem);
       return absl::OkStatus();
     });
+    if (schema.ok()) {
+      const absl::Status queues = InTransaction(
+          arguments, [&](pqxx::transaction_base& tx) -> absl::Status { return CheckQueues(tx, findings); });
+      if (!queues.ok()) findings.Bad("queues", ToStd(queues.message()));
+    }
     if (status.ok()) {
       findings.Good("catalog", active);
     } else {

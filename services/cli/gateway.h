@@ -33,6 +33,7 @@ class Gateway {
   absl::StatusOr<std::string> Patch(const std::string& path, const std::string& body) const {
     return Call("PATCH", path, body);
   }
+  absl::Status Delete(const std::string& path) const { return Call("DELETE", path, "").status(); }
   // A stream of JSON Lines: `line` is called for each as it comes and says whether to go on. OK when either side ended
   // it; Unavailable when the connection broke.
   absl::Status Stream(const std::string& path, const std::function<bool(const std::string&)>& line) const;

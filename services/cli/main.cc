@@ -20,7 +20,7 @@ std::vector<Command> AllCommands() {
   std::vector<Command> all;
   for (std::vector<Command> part :
        {DatabaseCommands(), CatalogCommands(), KeyCommands(), SecretCommands(), JobCommands(), OperatorCommands(),
-        ScheduleCommands(), FlowCommands(), EventCommands(), TransferCommands(), DoctorCommands()}) {
+        QueueCommands(), ScheduleCommands(), FlowCommands(), EventCommands(), TransferCommands(), DoctorCommands()}) {
     std::move(part.begin(), part.end(), std::back_inserter(all));
   }
   return all;

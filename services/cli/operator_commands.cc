@@ -281,9 +281,20 @@ absl::Status ListQueues(const Arguments& arguments) {
   ASSIGN_OR_RETURN(const Gateway gateway, Gateway::FromArguments(arguments));
   ASSIGN_OR_RETURN(const std::string json, gateway.Get("/mainstay/v1/queues"));
   if (!arguments.Has("json"))
-    return PrintTable(json, {"name", "scheduled", "blocked", "ready", "published", "running", "oldest_age", "paused",
-                             "paused_by", "paused_reason"});
-  std::printf("%s\n", json.c_str());
+    RETURN_IF_ERROR(PrintTable(json, {"name", "scheduled", "blocked", "ready", "published", "running", "oldest_age",
+                                      "workers", "paused", "paused_by", "paused_reason"}));
+  if (arguments.Has("json")) {
+    std::printf("%s\n", json.c_str());
+    return absl::OkStatus();
+  }
+  ASSIGN_OR_RETURN(const JsonDocument document, JsonDocument::Parse(json));
+  for (const JsonValue& queue : document.root().Find("data")->items()) {
+    const JsonValue* kinds = queue.Find("unserved_kinds");
+    if (kinds == nullptr || !kinds->is_array()) continue;
+    for (const JsonValue& kind : kinds->items())
+      std::printf("%s: %s jobs of %s wait, and no live worker has announced it\n", Text(queue, "name").c_str(),
+                  Text(kind, "waiting").c_str(), Text(kind, "kind").c_str());
+  }
   return absl::OkStatus();
 }
 

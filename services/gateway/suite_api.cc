@@ -195,6 +195,7 @@ SuiteApi::SuiteApi(std::map<std::string, Upstream*> upstreams)
                    {"mainstay/jobs/v1/kinds.proto", "worker"},
                    {"mainstay/jobs/v1/monitoring.proto", "worker"},
                    {"mainstay/jobs/v1/operators.proto", "worker"},
+                   {"mainstay/jobs/v1/queues.proto", "worker"},
                    {"mainstay/jobs/v1/schedules.proto", "worker"},
                    {"mainstay/webhooks/v1/webhooks.proto", "webhooks"},
                    {"mainstay/integrations/v1/integrations.proto", "integrations"},

@@ -36,6 +36,7 @@
 #include "services/worker/monitoring.h"
 #include "services/worker/noop.h"
 #include "services/worker/operators.h"
+#include "services/worker/queues.h"
 #include "services/worker/schedules.h"
 #include "services/worker/services.h"
 #include "services/worker/stream_runner.h"
@@ -48,6 +49,7 @@ struct Options {
   // Single enqueues that share a commit wait for it on their threads.
   rpc::ServiceOptions service{.name = "worker", .max_threads = 64};
   std::string integrations, transfer, cursor_key, secrets_key_file;
+  std::vector<std::string> queues;
   int64_t executors = 16, children = 2, child_memory_mb = 2048, window = 20000, database_connections = 0,
           streams = 5000;
   absl::Duration heartbeat = absl::Seconds(5), lease = absl::Seconds(15), sweep = absl::Seconds(30),
@@ -69,6 +71,7 @@ struct Options {
     reader.Int("child_memory_mb", &child_memory_mb, 64, 1 << 20, "a child's own memory, at most");
     reader.Check(children <= executors, "children: no more than executors");
     reader.Int("streams", &streams, 0, 100000, "workers outside the suite that may be connected at once");
+    reader.List("queues", &queues, "queues this worker takes jobs from; none named: all");
     reader.Int("window", &window, 100, 1000000, "live entries per Redis stream");
     reader.Int("database_connections", &database_connections, 0, 1000,
                "of each child, for handlers; 0: one per executor");
@@ -164,6 +167,7 @@ int Main(int argc, char** argv) {
   engine_options.redis = redis;
   engine_options.sealer = sealer_or_null;
   engine_options.window = static_cast<int>(options.window);
+  engine_options.takes = options.queues;
   engine_options.heartbeat = options.heartbeat;
   engine_options.lease = options.lease;
   engine_options.sweep = options.sweep;
@@ -182,9 +186,14 @@ int Main(int argc, char** argv) {
     for (const auto& [queue_name, queue] : current->queues) {
       queues.push_back({.name = queue_name,
                         .priority = queue.priority,
+                        .weighted = queue.priorities == "weighted",
                         .max_attempts = queue.max_attempts,
                         .max_crashes = queue.max_crashes,
-                        .concurrency = queue.concurrency});
+                        .weight = queue.weight,
+                        .concurrency = queue.concurrency,
+                        .rate = queue.rate,
+                        .tenant_rate = queue.tenant_rate,
+                        .retention = queue.retention});
     }
     for (const char* own : {"default", "mainstay"}) {
       if (!current->queues.contains(own)) queues.push_back({.name = own});
@@ -238,6 +247,8 @@ int Main(int argc, char** argv) {
   KindsService kinds_service(parts);
   DeadLettersService dead_letters_service(parts);
   OperationsService operations_service(parts);
+  PausesService pauses_service(parts);
+  ExplainService explain_service(parts);
   QueueStatsService queue_stats_service(monitoring);
   WorkersService workers_service(monitoring);
   WatchService watch_service(monitoring);
@@ -252,6 +263,8 @@ int Main(int argc, char** argv) {
   server.Add(&kinds_service);
   server.Add(&dead_letters_service);
   server.Add(&operations_service);
+  server.Add(&pauses_service);
+  server.Add(&explain_service);
   server.Add(&queue_stats_service);
   server.Add(&workers_service);
   server.Add(&watch_service);

@@ -165,8 +165,37 @@ class DepthMetrics : public std::enable_shared_from_this<DepthMetrics> {
         metrics::Gauge("mainstay_jobs_oldest_seconds", "Age of the oldest job that may run", {{"queue", queue}})
             .Set(depth.oldest_seconds.value_or(0));
       }
+      CountUnserved(counted->queues.empty() ? nullptr : &all);
     }
     Arm();
+  }
+
+  // Reads every unfinished job, so for at most a twentieth of the time. The worst hundred: kinds are anybody's words.
+  void CountUnserved(const CallContext* all) {
+    std::map<std::pair<std::string, std::string>, double> counted;
+    const absl::Time began = absl::Now();
+    if (all != nullptr && leading_()) {
+      if (began < unserved_again_) return;
+      const absl::Status status =
+          parts_.service.pool.Autocommit(all->deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
+            counted.clear();
+            for (const auto& row :
+                 jobs::Run(tx, jobs::sql::kUnserved, std::string(kAllTenants), static_cast<const char*>(nullptr))) {
+              if (counted.size() < 100) counted[{row[0].c_str(), row[1].c_str()}] = row[2].as<double>();
+            }
+            return absl::OkStatus();
+          });
+      if (!status.ok()) return;
+      unserved_again_ = absl::Now() + (absl::Now() - began) * 20;
+    }
+    for (const auto& route : unserved_) counted.try_emplace(route);
+    unserved_.clear();
+    for (const auto& [route, waiting] : counted) {
+      if (waiting > 0) unserved_.insert(route);
+      metrics::Gauge("mainstay_jobs_unserved", "Waiting jobs whose kind no live worker of their queue has announced",
+                     {{"queue", route.first}, {"kind", route.second}})
+          .Set(waiting);
+    }
   }
 
   void Arm() {
@@ -183,6 +212,8 @@ class DepthMetrics : public std::enable_shared_from_this<DepthMetrics> {
   const MonitoringParts parts_;
   const std::function<bool()> leading_;
   std::set<std::string> known_;  // of one look at a time
+  std::set<std::pair<std::string, std::string>> unserved_;
+  absl::Time unserved_again_ = absl::InfinitePast();
 };
 
 }  // namespace

@@ -138,10 +138,10 @@ void FillNew(const jobs::JobSpec& spec, const jobs::Enqueued& added, const CallC
   out->set_max_attempts(spec.max_attempts.value_or(settings.max_attempts));
   out->set_max_crashes(settings.max_crashes);
   out->set_fence(1);
-  out->set_state(spec.run_at > now            ? pb::JOB_STATE_SCHEDULED
-                 : !spec.ordering_key.empty() ? pb::JOB_STATE_BLOCKED
-                 : added.stream.empty()       ? pb::JOB_STATE_READY
-                                              : pb::JOB_STATE_PUBLISHED);
+  out->set_state(spec.run_at > now                                             ? pb::JOB_STATE_SCHEDULED
+                 : !spec.ordering_key.empty() || !spec.concurrency_key.empty() ? pb::JOB_STATE_BLOCKED
+                 : added.stream.empty()                                        ? pb::JOB_STATE_READY
+                                                                               : pb::JOB_STATE_PUBLISHED);
   out->set_args(spec.sensitive ? "\"[sensitive]\"" : spec.args);
   out->set_version(spec.version);
   out->set_concurrency_key(spec.concurrency_key);
@@ -379,6 +379,12 @@ void Fill(const jobs::QueueView& queue, pb::Queue* out) {
   if (queue.oldest_age.has_value())
     *out->mutable_oldest_age() =
         google::protobuf::util::TimeUtil::MillisecondsToDuration(absl::ToInt64Milliseconds(*queue.oldest_age));
+  out->set_workers(queue.workers);
+  for (const auto& [kind, waiting] : queue.unserved) {
+    pb::UnservedKind* unserved = out->add_unserved_kinds();
+    unserved->set_kind(kind);
+    unserved->set_waiting(waiting);
+  }
 }
 
 // Changes the queue and reads it back.

@@ -365,7 +365,7 @@ TEST_CASE("everything a job can ask for stands in its row") {
                        "SELECT state, concurrency_key, concurrency_limit, version, traceparent, "
                        "options->'backoff'->>'kind', options->>'soft_ms', options->>'retention_s', limit_hash = "
                        "mainstay.job_key_hash('acme', 'c') FROM mainstay.jobs WHERE concurrency_key IS NOT NULL");
-  CHECK(row[0] == std::vector<std::string>{"3", "c", "3", "2", trace, "fixed", "5000", "3600", "t"});
+  CHECK(row[0] == std::vector<std::string>{"2", "c", "3", "2", trace, "fixed", "5000", "3600", "t"});
   CHECK(SqlValue(db.url, "SELECT version::text || state FROM mainstay.jobs WHERE concurrency_key IS NULL") == "24");
   CHECK(ParseJobOptions(SqlValue(db.url, "SELECT options FROM mainstay.jobs WHERE options IS NOT NULL"))->retention ==
         absl::Hours(1));

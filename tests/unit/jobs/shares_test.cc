@@ -18,7 +18,8 @@ struct Reading {
         const int got = std::min(ask.count, left[ask.key]);
         left[ask.key] -= got;
         taken[ask.key] += got;
-        shares.Took(ask.key, ask.count, got, head[ask.key]);
+        shares.Took(ask.key, ask.count, got);
+        shares.Waited(ask.key, head[ask.key]);
       }
     }
   }
@@ -81,11 +82,45 @@ TEST_CASE("a head that has waited long competes at a higher priority") {
   r.Run(shares, 10, 100);
   CHECK(r.taken["low"] <= 100);  // before anything is known of its head
   r.head["low"] = absl::Seconds(31);
-  shares.Took("low", 1, 1, absl::Seconds(31));
+  shares.Waited("low", absl::Seconds(31));
   r.taken.clear();
   r.Run(shares, 10, 100);
   CHECK(r.taken["low"] >= 400);
   CHECK(r.taken["low"] <= 600);
+}
+
+TEST_CASE("a queue's streams share what the queue gets, however many they are") {
+  Shares shares;
+  shares.Set({{{.key = "a", .queue = "one"},
+               {.key = "a:lane", .queue = "one"},
+               {.key = "a:other", .queue = "one"},
+               {.key = "b", .weight = 3, .queue = "two"}}});
+  Reading r{.left = {{"a", kMany}, {"a:lane", kMany}, {"a:other", kMany}, {"b", kMany}}};
+  r.Run(shares, 120, 100);
+  CHECK(r.taken["b"] == 9000);
+  for (const char* key : {"a", "a:lane", "a:other"}) {
+    CHECK(r.taken[key] >= 999);
+    CHECK(r.taken[key] <= 1001);
+  }
+}
+
+TEST_CASE("weighted priorities share at their queue's priority, whatever has waited; a queue above goes first") {
+  Shares shares({.reserve = 0.1, .aging = absl::Seconds(1)});
+  auto at = [](std::string key, int priority) {
+    return Shares::Stream{.key = std::move(key), .priority = 5, .queue = "mixed", .part = 10 - priority, .ages = false};
+  };
+  shares.Set({{at("0", 0), at("5", 5), at("9", 9)}});
+  Reading r{.left = {{"0", kMany}, {"5", kMany}, {"9", kMany}}, .head = {{"9", absl::Hours(1)}}};
+  r.Run(shares, 1000, 16);
+  CHECK(r.taken["0"] == 10000);
+  CHECK(r.taken["5"] == 5000);
+  CHECK(r.taken["9"] == 1000);
+  shares.Set({{at("0", 0), at("5", 5), at("9", 9), {.key = "above", .priority = 4}}});
+  r.left["above"] = kMany;
+  r.taken.clear();
+  r.Run(shares, 100, 160);
+  CHECK(r.taken["above"] == 14400);
+  CHECK(r.taken["0"] == 1000);
 }
 
 TEST_CASE("an empty stream is asked for a little in each round, so an urgent entry waits for one only") {
