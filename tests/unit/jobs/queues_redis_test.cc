@@ -314,7 +314,7 @@ TEST_CASE("priorities are an order or shares, as their queue says, with a limit 
   Sql(w.url, "UPDATE mainstay.job_windows SET open_until = '-infinity'");
   for (const int priority : {4, 0})
     w.Add(std::vector<JobSpec>(
-        400, JobSpec{.kind = "test.note", .args = absl::StrCat(priority), .queue = "mixed", .priority = priority}));
+        400, JobSpec{.kind = "test.note", .queue = "mixed", .args = absl::StrCat(priority), .priority = priority}));
   Sql(w.url, "DELETE FROM mainstay.job_pauses");
   REQUIRE(Eventually([&] { return w.Finished() == 800; }, absl::Seconds(120)));
   INFO((weighted ? "weighted" : "strict") << ", " << concurrency << " at once");
@@ -435,7 +435,7 @@ TEST_CASE("finished jobs go when their queue's retention is over, or their own")
     Engine engine(options, registry, w.pool);
     REQUIRE_THAT(engine.Start(), IsOk());
     REQUIRE(Eventually([&] { return w.Count("SELECT count(*) FROM mainstay.job_queues WHERE name = 'brief'") == 1; }));
-    w.Add(std::vector<JobSpec>(20, JobSpec{.kind = "test.note", .args = "1", .queue = "brief"}));
+    w.Add(std::vector<JobSpec>(20, JobSpec{.kind = "test.note", .queue = "brief", .args = "1"}));
     w.Add(std::vector<JobSpec>(10, JobSpec{.kind = "test.note", .args = "2"}));
     w.Add(std::vector<JobSpec>(10,
                                JobSpec{.kind = "test.note", .args = "3", .options = {.retention = absl::Minutes(30)}}));
