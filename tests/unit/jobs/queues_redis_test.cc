@@ -299,30 +299,34 @@ TEST_CASE("priorities are an order or shares, as their queue says, with a limit 
   Registry registry;
   registry.Register("test.note", [&](RunningJob& job) {
     order.Note(job.args());
-    absl::SleepFor(absl::Milliseconds(1));
+    absl::SleepFor(absl::Milliseconds(5));  // long, next to the moment between the hand-outs of the two
     return Outcome::Done();
   });
   const bool weighted = GENERATE(false, true);
   const int concurrency = GENERATE(0, 4);
   EngineOptions options = With(w, {{.name = "mixed", .weighted = weighted, .concurrency = concurrency}});
-  options.executors = 4;
-  options.window = options.window_floor = 200;
+  options.executors = 2;
+  options.window = options.window_floor = 1000;  // all of them: a stream that runs dry lets lower ones go
   Engine engine(options, registry, w.pool);
   REQUIRE_THAT(engine.Start(), IsOk());
   REQUIRE(Eventually([&] { return w.Count("SELECT count(*) FROM mainstay.job_queues WHERE name = 'mixed'") == 1; }));
+  // Both priorities have their streams, and the worker knows them, before it counts.
+  for (const int priority : {4, 0})
+    w.AddOne({.kind = "test.note", .queue = "mixed", .args = "1", .priority = priority});
+  REQUIRE(Eventually([&] { return w.Finished() == 2; }));
   Pause(w, "queue", "mixed");
   Sql(w.url, "UPDATE mainstay.job_windows SET open_until = '-infinity'");
   for (const int priority : {4, 0})
     w.Add(std::vector<JobSpec>(
         400, JobSpec{.kind = "test.note", .queue = "mixed", .args = absl::StrCat(priority), .priority = priority}));
   Sql(w.url, "DELETE FROM mainstay.job_pauses");
-  REQUIRE(Eventually([&] { return w.Finished() == 800; }, absl::Seconds(120)));
+  REQUIRE(Eventually([&] { return w.Finished() == 802; }, absl::Seconds(120)));
   INFO((weighted ? "weighted" : "strict") << ", " << concurrency << " at once");
   const size_t before = order.CountBefore("4", "0", 400);  // of the lower priority, before the last of the higher
   if (weighted) {
-    CHECK(before >= 120);  // 240 by weight: 6 to 10
+    CHECK(before >= 190);  // 240 by weight: 6 to 10
   } else {
-    CHECK(before <= 110);  // 44 by the reserve
+    CHECK(before <= 160);  // 44 by the reserve; under a limit every tenth round is the other way round
   }
 }
 
@@ -342,20 +346,12 @@ TEST_CASE("F37: a long backlog costs as much per job at its end as at its beginn
                           kJobs, ") AS n"));
   Engine engine(options, registry, w.pool);
   REQUIRE_THAT(engine.Start(), IsOk());
-  // Blocks of the table and its indexes that were looked at so far; the servers' processes tell with some delay.
+  // Blocks of the table and its indexes that were looked at so far. Servers' processes tell once a second.
   auto blocks = [&] {
-    int64_t last = -1, now = 0;
-    REQUIRE(Eventually(
-        [&] {
-          last = now;
-          absl::SleepFor(absl::Milliseconds(1500));
-          now = w.Count(
-              "SELECT heap_blks_hit + heap_blks_read + idx_blks_hit + idx_blks_read FROM "
-              "pg_statio_all_tables WHERE relid = 'mainstay.jobs'::regclass");
-          return now - last < (now - last) / 50 + 2000;
-        },
-        absl::Seconds(60)));
-    return now;
+    absl::SleepFor(absl::Milliseconds(2500));
+    return w.Count(
+        "SELECT heap_blks_hit + heap_blks_read + idx_blks_hit + idx_blks_read FROM pg_statio_all_tables "
+        "WHERE relid = 'mainstay.jobs'::regclass");
   };
   std::vector<int64_t> at;
   for (const double share : {0.1, 0.35, 0.65, 0.9}) {
@@ -445,6 +441,7 @@ TEST_CASE("finished jobs go when their queue's retention is over, or their own")
   Sql(w.url,
       "UPDATE mainstay.jobs_history SET finished_at = finished_at - interval '2 hours' WHERE id NOT IN (SELECT "
       "DISTINCT ON (args::text) id FROM mainstay.jobs_history ORDER BY args::text, id)");
+  Sql(w.url, "UPDATE mainstay.job_queues SET purged_until = purged_until - interval '2 hours'");
   Engine engine(options, registry, w.pool);
   REQUIRE_THAT(engine.Start(), IsOk());
   auto left = [&] {
