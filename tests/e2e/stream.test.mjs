@@ -187,7 +187,7 @@ for (const language of languages) {
       assert.match(suite.file('logs/worker.log'), new RegExp(`"text":"going on at (page|part) \\d+"`));
     });
 
-    it('goes on with its jobs while the server is restarted, and reports them to the new one (F51)', async () => {
+    it('F51: goes on with its jobs while the server is restarted, and reports them to the new one', async () => {
       language.start();
       const id = await enqueue(language.long, { args: { [language.size]: 150, ms: 40 } });
       await eventually(async () => (await get(id)).progress?.percent > 2, { what: 'the first steps' });
@@ -210,7 +210,7 @@ for (const language of languages) {
   });
 }
 
-describe('credit (F49)', () => {
+describe('F49: credit', () => {
   it('is the most that a worker is given; a result makes room for one', async () => {
     const kind = kindOf();
     const raw = await Raw.open(kind, { credits: 3 });
@@ -303,7 +303,7 @@ describe('a worker that is busy for long', () => {
   });
 });
 
-describe('versions (F48)', () => {
+describe('F48: versions', () => {
   it('a worker is given what it announced and nothing else; the rest waits for one that did', async () => {
     const kind = kindOf();
     const old = await Raw.open([{ kind }, { kind, version: 1 }]);
@@ -337,7 +337,7 @@ describe('schemas', () => {
   });
 });
 
-describe('a stream that is cut (F50)', () => {
+describe('F50: a stream that is cut', () => {
   it('after its hello: nothing is lost', async () => {
     const kind = kindOf();
     const raw = new Raw();
@@ -440,7 +440,7 @@ describe('a stream that is cut (F50)', () => {
   });
 });
 
-describe('limits (F35)', () => {
+describe('F35: limits', () => {
   it('a handler that ignores them loses its job, not its credit; after three its stream is closed', async () => {
     const kind = kindOf();
     const raw = await Raw.open(kind, { credits: 3 });
@@ -481,7 +481,7 @@ describe('limits (F35)', () => {
   });
 });
 
-describe('a malicious or broken worker (F52)', () => {
+describe('F52: a malicious or broken worker', () => {
   it('is refused without a key, with a revoked one, without the scope, and for other tenants\' jobs', async () => {
     const refused = async (options) => (await new Raw(options).end()).code;
     assert.equal(await refused({ apiKey: null }), grpc.status.UNAUTHENTICATED);
