@@ -176,6 +176,8 @@ export class Suite {
   async restart(service) {
     const result = await deployRun(['--data', this.data, '--restart', service]);
     assert.equal(result.code, 0, result.stderr);
+    // It is ready before the gateway has connected to it again.
+    if (service === 'worker') await eventually(async () => (await this.api('GET', '/mainstay/v1/jobs?limit=1')).status === 200, { what: 'the worker behind the gateway' });
   }
   postgresPid() {
     return Number(readFileSync(path.join(this.data, 'postgres/postmaster.pid'), 'utf8').split('\n')[0]);
