@@ -98,12 +98,16 @@ bool Engine::Impl::RefreshRoutes() {
   for (size_t i = 0; i < runners.size(); ++i) {
     for (std::string& route : runners[i]->routes()) found.emplace(std::move(route), static_cast<int>(i));
   }
-  PgArray array;
-  for (const auto& route : found) array.Add(route.first);
+  PgArray array, lanes;
+  for (const auto& [route, runner] : found) {
+    array.Add(route);
+    if (runners[static_cast<size_t>(runner)]->outlives()) lanes.Add(route);
+  }
   absl::MutexLock lock(&mu);
   if (found == routes && !announced.empty()) return false;
   routes = std::move(found);
   announced = std::move(array).Finish();
+  announced_lanes = std::move(lanes).Finish();
   return true;
 }
 
@@ -337,7 +341,7 @@ bool Engine::Impl::DrainAll(absl::Duration deadline) {
                     // What lives on elsewhere has one more lease to turn to another worker.
                     if (left)
                       Run(tx, sql::kRenewWorker, consumer, options.name, "{}", 0, absl::ToDoubleSeconds(options.lease),
-                          "t");
+                          "t", QueuesOrNull(), "f", "{}");
                     Run(tx, sql::kRemoveWorker, consumer);
                     return absl::OkStatus();
                   })

@@ -145,6 +145,7 @@ struct Engine::Impl : RunnerHost, std::enable_shared_from_this<Engine::Impl> {
   absl::Mutex pump_mu;  // one pump at a time, so that none gives beyond the credit another saw; before mu
   absl::Mutex mu;
   std::map<std::string, int, std::less<>> routes ABSL_GUARDED_BY(mu);  // → index of the runner
+  std::string announced_lanes ABSL_GUARDED_BY(mu);                     // of these the ones that only other programs run
   std::string announced ABSL_GUARDED_BY(mu);                           // the same as an array literal
   std::vector<std::deque<InHandPtr>> waiting ABSL_GUARDED_BY(mu);      // by runner
   absl::flat_hash_map<std::pair<Uuid, int64_t>, InHandPtr> in_hand

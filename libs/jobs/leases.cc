@@ -54,16 +54,17 @@ void Engine::Impl::HeartbeatLoop() {
 
 absl::Status Engine::Impl::RenewLease(bool draining) {
   int count;
-  std::string kinds;
+  std::string kinds, lanes;
   {
     absl::MutexLock lock(&mu);
     count = static_cast<int>(in_hand.size());
     kinds = announced;
+    lanes = announced_lanes;
   }
   return pool.Autocommit(
       absl::Now() + std::min(options.lease / 2, absl::Seconds(5)), [&](pqxx::transaction_base& tx) -> absl::Status {
         Run(tx, sql::kRenewWorker, consumer, options.name, kinds, count, absl::ToDoubleSeconds(options.lease),
-            draining ? "t" : "f", QueuesOrNull(), options.upkeep && !redis_down ? "t" : "f");
+            draining ? "t" : "f", QueuesOrNull(), options.upkeep && !redis_down ? "t" : "f", lanes);
         return absl::OkStatus();
       });
 }

@@ -265,10 +265,10 @@ WHERE j.id = i.id AND j.fence = i.fence RETURNING j.id)sql"};
 
 // The worker's lease. $5 seconds.
 inline constexpr Named kRenewWorker = {"jobs_renew_worker", R"sql(
-INSERT INTO mainstay.job_workers AS w (id, name, kinds, in_flight, lease_until, draining, queues, may_lead)
-VALUES ($1::uuid, $2, $3::text[], $4, clock_timestamp() + $5::float8 * interval '1 second', $6, $7::text[], $8)
+INSERT INTO mainstay.job_workers AS w (id, name, kinds, in_flight, lease_until, draining, queues, may_lead, lanes)
+VALUES ($1::uuid, $2, $3::text[], $4, clock_timestamp() + $5::float8 * interval '1 second', $6, $7::text[], $8, $9::text[])
 ON CONFLICT (id) DO UPDATE SET in_flight = excluded.in_flight, lease_until = excluded.lease_until, draining = excluded.draining, kinds = excluded.kinds,
-  queues = excluded.queues, may_lead = excluded.may_lead)sql"};
+  queues = excluded.queues, may_lead = excluded.may_lead, lanes = excluded.lanes)sql"};
 // Who works at the ends of its streams.
 inline constexpr Named kSetStreams = {"jobs_set_streams",
                                       "UPDATE mainstay.job_workers SET streams = $2::json WHERE id = $1::uuid"};
@@ -332,9 +332,9 @@ inline constexpr Named kQueueSettings = {
 inline constexpr Named kPausesNow = {"jobs_pauses_now",
                                      "SELECT scope, name, tenant, key_hash FROM mainstay.job_pauses_now"};
 inline constexpr Named kTenantWeights = {"jobs_tenant_weights", "SELECT tenant, weight FROM mainstay.job_tenants"};
-// One row per live worker and kind it announced; a draining one takes nothing any more.
+// One row per live worker and kind it announced, and whether it asks for a lane; a draining one takes nothing any more.
 inline constexpr Named kLiveKinds = {"jobs_live_kinds", R"sql(
-SELECT w.id, w.queues, k.kind FROM mainstay.job_workers w CROSS JOIN LATERAL unnest(w.kinds) AS k (kind)
+SELECT w.id, w.queues, k.kind, k.kind = ANY (w.lanes) FROM mainstay.job_workers w CROSS JOIN LATERAL unnest(w.kinds) AS k (kind)
 WHERE w.lease_until > clock_timestamp() AND NOT w.draining)sql"};
 
 // Lanes of a queue: $2 open, $3 closing (still read, no longer written), $4 gone.

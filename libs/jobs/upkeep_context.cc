@@ -123,7 +123,7 @@ absl::Status UpkeepContext::Refresh() {
   std::set<int64_t> keys;
   std::map<std::string, int> weights;
   struct Worker {
-    std::set<std::string> routes;
+    std::set<std::string> routes, lanes;
     std::optional<std::set<std::string>> queues;
   };
   std::map<std::string, Worker> workers;
@@ -186,6 +186,7 @@ absl::Status UpkeepContext::Refresh() {
     for (const auto& row : Run(tx, sql::kLiveKinds)) {
       Worker& w = workers[row[0].c_str()];
       w.routes.insert(row[2].c_str());
+      if (row[3].as<bool>()) w.lanes.insert(row[2].c_str());
       if (!row[1].is_null()) w.queues = list(row[1]);
     }
     return absl::OkStatus();
@@ -203,6 +204,8 @@ absl::Status UpkeepContext::Refresh() {
       }
       q.served.insert(w.routes.begin(), w.routes.end());
     }
+    for (const auto& [id, w] : workers)
+      std::erase_if(q.shared, [&w = w](const std::string& route) { return w.lanes.contains(route); });
     // With nobody there nothing is decided: the lanes stay as they are.
     if (q.workers > 0) {
       for (const auto& route : q.shared) {

@@ -33,8 +33,8 @@ struct QueueState {
   double rate = 0, tenant_rate = 0;  // per second; 0: any
   bool paused = false;
   int workers = 0;                      // live ones that take from it
-  std::set<std::string> shared;         // routes that all of them announced
-  std::set<std::string> lanes;          // routes that only some announced, or nobody: these have streams of their own
+  std::set<std::string> shared;         // routes that all of them announced, and nobody wants a lane for
+  std::set<std::string> lanes;          // all others: these have streams of their own
   std::set<std::string> served;         // announced by somebody
   std::set<std::string> closing;        // lanes that are read until they are empty, but not written
   std::set<std::string> written_lanes;  // as PostgreSQL has them
