@@ -24,15 +24,6 @@ absl::Status Get(const Arguments& arguments) {
   return Show(arguments, json);
 }
 
-absl::Status Replay(const Arguments& arguments) {
-  ASSIGN_OR_RETURN(const Gateway gateway, Gateway::FromArguments(arguments));
-  std::string body = "{}";
-  if (arguments.Has("reason")) body = StrCat("{\"reason\":", JsonQuote(arguments.Get("reason")), "}");
-  ASSIGN_OR_RETURN(const std::string json,
-                   gateway.Post(StrCat(kEvents, "/", PercentEncode(arguments[0]), ":replay"), body));
-  return Show(arguments, json);
-}
-
 }  // namespace
 
 std::vector<Command> EventCommands() {
@@ -64,7 +55,7 @@ std::vector<Command> EventCommands() {
           .positionals = {"ID"},
           .flags = GatewayFlags({{"reason", "TEXT", "why, for the record"}}),
           .examples = "mainstay events replay evt_01jc8z4v0m2k7x5c9q3b6t8w1e --reason 'route fixed'",
-          .run = Replay,
+          .run = [](const Arguments& arguments) { return Act(arguments, kEvents, "replay"); },
       },
   };
 }

@@ -53,14 +53,6 @@ absl::Status Members(const Arguments& arguments) {
               {"id", "name", "kind", "state", "runs_on", "needs_total", "needs_succeeded", "finished_at"});
 }
 
-absl::Status Act(const Arguments& arguments, std::string_view action) {
-  ASSIGN_OR_RETURN(const Gateway gateway, Gateway::FromArguments(arguments));
-  std::string body = "{}";
-  if (arguments.Has("reason")) body = StrCat("{\"reason\":", JsonQuote(arguments.Get("reason")), "}");
-  ASSIGN_OR_RETURN(const std::string json, gateway.Post(StrCat(PathOf(arguments), ":", action), body));
-  return Show(arguments, json);
-}
-
 }  // namespace
 
 std::vector<Command> FlowCommands() {
@@ -119,7 +111,7 @@ std::vector<Command> FlowCommands() {
           .details = "Those that waited never start.",
           .positionals = {"ID"},
           .flags = GatewayFlags({reason}),
-          .run = [](const Arguments& arguments) { return Act(arguments, "cancel"); },
+          .run = [](const Arguments& arguments) { return Act(arguments, kFlows, "cancel"); },
       },
       {
           .name = "flows retry",
@@ -127,7 +119,7 @@ std::vector<Command> FlowCommands() {
           .details = "With fresh budgets. Whoever waits for them waits on; what has started does not start again.",
           .positionals = {"ID"},
           .flags = GatewayFlags({reason}),
-          .run = [](const Arguments& arguments) { return Act(arguments, "retry"); },
+          .run = [](const Arguments& arguments) { return Act(arguments, kFlows, "retry"); },
       },
   };
 }

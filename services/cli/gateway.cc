@@ -289,6 +289,15 @@ absl::Status Show(const Arguments& arguments, const std::string& json) {
   return absl::OkStatus();
 }
 
+absl::Status Act(const Arguments& arguments, std::string_view collection, std::string_view action) {
+  ASSIGN_OR_RETURN(const Gateway gateway, Gateway::FromArguments(arguments));
+  std::string body = "{}";
+  if (arguments.Has("reason")) body = StrCat("{\"reason\":", JsonQuote(arguments.Get("reason")), "}");
+  ASSIGN_OR_RETURN(const std::string json,
+                   gateway.Post(StrCat(collection, "/", PercentEncode(arguments[0]), ":", action), body));
+  return Show(arguments, json);
+}
+
 absl::Status List(const Arguments& arguments, std::string_view path, const std::vector<std::string>& filters,
                   const std::vector<std::string>& columns, std::string_view more) {
   ASSIGN_OR_RETURN(const Gateway gateway, Gateway::FromArguments(arguments));

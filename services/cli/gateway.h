@@ -56,6 +56,9 @@ absl::Status PrintTable(const std::string& json, const std::vector<std::string>&
 absl::Status PrintObject(const std::string& json);
 // One object for people, or as it came with --json.
 absl::Status Show(const Arguments& arguments, const std::string& json);
+// What the first argument names in `collection` (a path) does `action`: POST …/ID:action with --reason, where it is
+// given. Shows the answer.
+absl::Status Act(const Arguments& arguments, std::string_view collection, std::string_view action);
 // A page of the list at `path`: --limit, --cursor, an option per field in `filters`, and `more` parameters ("&a=b").
 absl::Status List(const Arguments& arguments, std::string_view path, const std::vector<std::string>& filters,
                   const std::vector<std::string>& columns, std::string_view more = "");

@@ -85,15 +85,6 @@ absl::Status Enqueue(const Arguments& arguments) {
   return Show(arguments, json);
 }
 
-absl::Status Act(const Arguments& arguments, std::string_view action) {
-  ASSIGN_OR_RETURN(const Gateway gateway, Gateway::FromArguments(arguments));
-  std::string body = "{}";
-  if (arguments.Has("reason")) body = StrCat("{\"reason\":", JsonQuote(arguments.Get("reason")), "}");
-  ASSIGN_OR_RETURN(const std::string json,
-                   gateway.Post(StrCat(kJobs, "/", PercentEncode(arguments[0]), ":", action), body));
-  return Show(arguments, json);
-}
-
 }  // namespace
 
 std::vector<Command> JobCommands() {
@@ -169,7 +160,7 @@ std::vector<Command> JobCommands() {
           .details = "A running one is asked to stop; nothing it writes afterwards counts.",
           .positionals = {"ID"},
           .flags = GatewayFlags({reason}),
-          .run = [](const Arguments& arguments) { return Act(arguments, "cancel"); },
+          .run = [](const Arguments& arguments) { return Act(arguments, kJobs, "cancel"); },
       },
       {
           .name = "jobs retry",
@@ -177,7 +168,7 @@ std::vector<Command> JobCommands() {
           .details = "With fresh budgets for errors and crashes.",
           .positionals = {"ID"},
           .flags = GatewayFlags({reason}),
-          .run = [](const Arguments& arguments) { return Act(arguments, "retry"); },
+          .run = [](const Arguments& arguments) { return Act(arguments, kJobs, "retry"); },
       },
   };
 }

@@ -53,14 +53,6 @@ absl::Status Next(const Arguments& arguments) {
   return absl::OkStatus();
 }
 
-absl::Status Act(const Arguments& arguments, std::string_view action) {
-  ASSIGN_OR_RETURN(const Gateway gateway, Gateway::FromArguments(arguments));
-  std::string body = "{}";
-  if (arguments.Has("reason")) body = StrCat("{\"reason\":", JsonQuote(arguments.Get("reason")), "}");
-  ASSIGN_OR_RETURN(const std::string json, gateway.Post(StrCat(PathOf(arguments), ":", action), body));
-  return Show(arguments, json);
-}
-
 }  // namespace
 
 std::vector<Command> ScheduleCommands() {
@@ -115,7 +107,7 @@ std::vector<Command> ScheduleCommands() {
           .positionals = {"NAME"},
           .flags = GatewayFlags({{"reason", "TEXT", "why; required, for others will ask"}}),
           .examples = "mainstay schedules pause nightly-report --reason 'the warehouse is moving'",
-          .run = [](const Arguments& arguments) { return Act(arguments, "pause"); },
+          .run = [](const Arguments& arguments) { return Act(arguments, kSchedules, "pause"); },
       },
       {
           .name = "schedules resume",
@@ -123,7 +115,7 @@ std::vector<Command> ScheduleCommands() {
           .details = "What was due meanwhile is not made up for.",
           .positionals = {"NAME"},
           .flags = GatewayFlags({}),
-          .run = [](const Arguments& arguments) { return Act(arguments, "resume"); },
+          .run = [](const Arguments& arguments) { return Act(arguments, kSchedules, "resume"); },
       },
       {
           .name = "schedules run",
@@ -131,7 +123,7 @@ std::vector<Command> ScheduleCommands() {
           .details = "Prints the run with its job. Works while the schedule is paused.",
           .positionals = {"NAME"},
           .flags = GatewayFlags({}),
-          .run = [](const Arguments& arguments) { return Act(arguments, "run"); },
+          .run = [](const Arguments& arguments) { return Act(arguments, kSchedules, "run"); },
       },
   };
 }

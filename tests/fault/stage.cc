@@ -89,9 +89,7 @@ void Stage::StartLoad(const Mix& mix, int64_t jobs, int producers) {
 }
 void Stage::StopLoad() {
   stop_ = true;
-  for (auto& producer : producers_) producer.join();
-  producers_.clear();
-  quiet_ = absl::Now();
+  WaitForLoad();
 }
 void Stage::WaitForLoad() {
   for (auto& producer : producers_) producer.join();

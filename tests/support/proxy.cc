@@ -64,17 +64,21 @@ struct Proxy::Impl {
   absl::Mutex mu;
   std::vector<std::unique_ptr<Connection>> connections ABSL_GUARDED_BY(mu);
 
+  bool Held(const Connection& c, bool reply) const {
+    const Line now = line;
+    return c.abandoned || now == Line::kHold || (reply && now == Line::kHoldReplies);
+  }
+
   void Copy(Connection& c, int from, int to, bool reply) {
     char buffer[65536];
     while (!stop && !c.ended) {
       pollfd wait{.fd = from, .events = POLLIN, .revents = 0};
-      const bool held = c.abandoned || line == Line::kHold || (reply && line == Line::kHoldReplies);
-      if (held) {
+      if (Held(c, reply)) {
         poll(nullptr, 0, 5);
         continue;
       }
       if (poll(&wait, 1, 20) <= 0) continue;
-      if (c.abandoned || line == Line::kHold || (reply && line == Line::kHoldReplies)) continue;
+      if (Held(c, reply)) continue;  // meanwhile
       const ssize_t n = recv(from, buffer, sizeof(buffer), 0);
       if (n <= 0) break;
       for (ssize_t at = 0; at < n;) {
