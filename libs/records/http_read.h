@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+// Reading over HTTP and records.v1: one record, lists. Inside libs/records only; routing is in http.cc.
+#pragma once
+
+#include <boost/asio/awaitable.hpp>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "libs/base/clock.h"
+#include "libs/records/http_shared.h"
+#include "libs/records/read.h"
+#include "mainstay/records/v1/records.pb.h"
+
+namespace mainstay::records {
+
+class HttpReads {
+ public:
+  // Both must outlive this.
+  HttpReads(const HttpApiOptions& options, Clock& clock) : options_(options), clock_(clock) {}
+
+  boost::asio::awaitable<absl::StatusOr<http::Response>> HandleOne(http::Request& request, const CallContext& context,
+                                                                   CachePtr cache, const catalog::Resource& resource,
+                                                                   const Access& access, std::string_view id,
+                                                                   postgres::AsyncPostgres& postgres) const;
+  // `body_query`: QUERY, or its twin by POST.
+  boost::asio::awaitable<absl::StatusOr<http::Response>> HandleList(http::Request& request, const CallContext& context,
+                                                                    CachePtr cache, const catalog::Resource& resource,
+                                                                    const Access& access, bool body_query,
+                                                                    postgres::AsyncPostgres& postgres) const;
+
+  boost::asio::awaitable<absl::StatusOr<v1::Record>> Get(const v1::GetRecordRequest& request,
+                                                         const CallContext& context, const catalog::ModelPtr& model,
+                                                         postgres::AsyncPostgres& postgres) const;
+  boost::asio::awaitable<absl::StatusOr<v1::ListRecordsResponse>> List(const v1::ListRecordsRequest& request,
+                                                                       const CallContext& context,
+                                                                       const catalog::ModelPtr& model,
+                                                                       postgres::AsyncPostgres& postgres) const;
+
+ private:
+  struct OneRow;
+  struct ManyRows;
+
+  ReadOptions Reading() const;
+  Resolver MakeResolver(ModelCache& cache, const CallContext& context) const;
+  absl::StatusOr<std::shared_ptr<const GetPlan>> PlanGet(ModelCache& cache, const catalog::Resource& resource,
+                                                         const CallContext& context, const common::v1::ListQuery& query,
+                                                         const std::vector<std::string>& key) const;
+  // `text`: the query as sent, by which its plan is known again.
+  absl::StatusOr<std::shared_ptr<const GetPlan>> FindGetPlan(ModelCache& cache, const catalog::Resource& resource,
+                                                             const CallContext& context, std::string_view text,
+                                                             const std::vector<std::string>& key) const;
+  boost::asio::awaitable<absl::StatusOr<OneRow>> ReadOne(CachePtr cache, std::shared_ptr<const GetPlan> plan,
+                                                         const CallContext& context, std::vector<std::string> key,
+                                                         postgres::AsyncPostgres& postgres,
+                                                         const http::Request* request) const;
+  boost::asio::awaitable<absl::StatusOr<ManyRows>> ReadMany(CachePtr cache, const catalog::Resource& resource,
+                                                            const CallContext& context,
+                                                            const common::v1::ListQuery& query, bool tags,
+                                                            postgres::AsyncPostgres& postgres,
+                                                            const http::Request* request) const;
+
+  const HttpApiOptions& options_;
+  Clock& clock_;
+};
+
+}  // namespace mainstay::records
