@@ -223,6 +223,7 @@ void Builder::BuildPermissions(const ResourceDeclaration& declaration, Resource&
     for (const std::string& action : given.actions) {
       const bool all = action == "all";
       permission.read |= all || action == "read";
+      permission.aggregate |= all || action == "aggregate";
       if (all && resource.read_only) continue;
       permission.create |= all || action == "create";
       permission.update |= all || action == "update";
@@ -235,8 +236,9 @@ void Builder::BuildPermissions(const ResourceDeclaration& declaration, Resource&
                                          ? " (shared: read; say `shared: write` to let every tenant change its rows)"
                                      : resource.view ? " (a view)"
                                                      : "",
-                                     ", so only read can be permitted"));
+                                     ", so only read and aggregate can be permitted"));
     }
+    if (permission.aggregate && !permission.read) Fail(path + ".actions", "aggregate needs read beside it");
     auto list = [&](std::string_view key, const std::optional<std::vector<std::string>>& names, bool write) {
       std::vector<std::string> out;
       for (size_t i = 0; names && i < names->size(); ++i) {

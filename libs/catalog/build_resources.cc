@@ -27,6 +27,9 @@ bool IsTime(const Field& field) {
 bool IsFilterable(const ColumnType& type) {
   return type.family != TypeFamily::kOther;
 }
+bool IsTsVector(const ColumnType& type) {
+  return type.name == "tsvector" && !type.array;
+}
 bool IsNumber(TypeFamily family) {
   return family == TypeFamily::kInt16 || family == TypeFamily::kInt32 || family == TypeFamily::kInt64 ||
          family == TypeFamily::kDecimal || family == TypeFamily::kFloat32 || family == TypeFamily::kFloat64;
@@ -181,6 +184,8 @@ void Builder::CheckField(const std::string& path, const Field& field) {
   auto only_text = [&](std::string_view key) {
     Fail(StrCat(path, ".", key), StrCat("is for text; the column \"", field.column, "\" is ", field.type.name));
   };
+  if (!field.search.empty() && !(text && !field.type.array) && !IsTsVector(field.type))
+    Fail(path + ".search", StrCat("is for text and tsvector; the column \"", field.column, "\" is ", field.type.name));
   if (field.min_length && !text && !field.type.array && family != TypeFamily::kBytes) only_text("min_length");
   if (declared_.places.contains(path + ".max_length") && !text && !field.type.array && family != TypeFamily::kBytes)
     only_text("max_length");
@@ -313,6 +318,10 @@ void Builder::BuildIndexes(const ResourceDeclaration& declaration, const Table& 
     for (const std::string& column : index.columns) positions.push_back(position_of(column));
     if (index.unique) resource.constraints[index.name] = positions;
     if (index.partial || positions.empty()) continue;
+    if (index.ordered) {
+      const auto end = std::find(positions.begin(), positions.end(), -1);
+      if (end != positions.begin()) resource.ordered_indexes.emplace_back(positions.begin(), end);
+    }
     if (index.unique && index.whole) {
       if (positions.size() == 1) resource.fields[positions[0]].unique = true;
       if (positions != resource.key) resource.unique_keys.push_back(positions);
@@ -332,6 +341,7 @@ void Builder::BuildIndexes(const ResourceDeclaration& declaration, const Table& 
     for (const std::string& column : constraint.columns) positions.push_back(position_of(column));
     resource.constraints[constraint.name] = positions;
   }
+  for (Field& field : resource.fields) BuildSearch(StrCat(path, ".", field.name, ".search"), table, field);
   for (Field& field : resource.fields) {
     const FieldDeclaration* chosen = nullptr;
     for (const FieldDeclaration& f : declaration.fields)
@@ -360,6 +370,36 @@ void Builder::BuildIndexes(const ResourceDeclaration& declaration, const Table& 
                                          ", for it stands in cursors; say `max_length: ", kMaxSortableText, "`"));
     }
   }
+}
+
+// The configuration's name becomes its qualified one; unqualified names are PostgreSQL's own or of the schema public.
+void Builder::BuildSearch(const std::string& path, const Table& table, Field& field) {
+  if (field.search.empty()) return;
+  const auto known = [&](std::string_view schema, std::string_view name) {
+    return Contains(database_.search_configurations, QuoteName(schema, name));
+  };
+  const auto named = ParseTableName(field.search);
+  std::string found;
+  if (named.ok()) {
+    if (!absl::StrContains(field.search, ".") && known("pg_catalog", named->second)) {
+      found = QuoteName("pg_catalog", named->second);
+    } else if (known(named->first, named->second)) {
+      found = QuoteName(named->first, named->second);
+    }
+  }
+  if (found.empty())
+    Fail(path, StrCat("the database has no text search configuration \"", field.search, "\"; \\dF in psql lists them"));
+  field.search = found;
+  const bool indexed = std::any_of(table.indexes.begin(), table.indexes.end(), [&](const Index& index) {
+    return (index.method == "gin" || index.method == "gist") &&
+           (!index.whole || (!index.columns.empty() && index.columns[0] == field.column));
+  });
+  if (!indexed)
+    Warn(path, StrCat("no GIN index serves this search, so it reads every row; for example: CREATE INDEX ON ",
+                      QuoteName(table.schema, table.name), " USING gin (",
+                      IsTsVector(field.type) ? QuoteName(field.column)
+                                             : StrCat("to_tsvector('", found, "', ", QuoteName(field.column), ")"),
+                      ")"));
 }
 
 void Builder::BuildSorts(const ResourceDeclaration& declaration, Resource& resource) {

@@ -59,6 +59,7 @@ class Builder {
   // Columns with a part to play: tenant, version, times.
   void BuildRoles(const ResourceDeclaration& declaration, Resource& resource);
   void BuildIndexes(const ResourceDeclaration& declaration, const Table& table, Resource& resource);
+  void BuildSearch(const std::string& path, const Table& table, Field& field);
   void BuildSorts(const ResourceDeclaration& declaration, Resource& resource);
 
   // ---- what names another: build_relations.cc ----

@@ -267,7 +267,7 @@ absl::StatusOr<std::string> Draft(pqxx::transaction_base& tx, const std::vector<
     if (!fields.empty()) StrAppend(&out, "    fields:\n", absl::StrJoin(fields, ""));
     if (!d.relations.empty()) out += "    relations:\n";
     for (const auto& [name, text] : d.relations) StrAppend(&out, "      ", name, ": ", text, "\n");
-    out += "    permissions:\n      editor: {actions: all}\n      reader: {actions: [read]}\n";
+    out += "    permissions:\n      editor: {actions: all}\n      reader: {actions: [read, aggregate]}\n";
   }
   out +=
       "\nroles:\n  editor: {description: Reads and changes the records}\n  reader: {description: Reads the records}\n";

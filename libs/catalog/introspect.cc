@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Six statements whatever the number of tables: classes, columns, types, enum labels, indexes and constraints,
-// sequences. No locks beyond those of a SELECT on pg_catalog.
+// A constant number of statements whatever the number of tables: classes, columns, types, enum labels, indexes and
+// constraints, sequences, text search. No locks beyond those of a SELECT on pg_catalog.
 #include "libs/catalog/introspect.h"
 
 #include <algorithm>
@@ -64,7 +64,9 @@ constexpr char kEnums[] = R"sql(
 SELECT e.enumtypid, e.enumlabel FROM pg_enum e WHERE e.enumtypid = ANY($1::oid[]) ORDER BY e.enumtypid, e.enumsortorder)sql";
 
 constexpr char kIndexes[] = R"sql(
-SELECT i.indrelid, c.relname, i.indisunique, i.indpred IS NOT NULL, i.indisprimary, array_to_string(i.indkey::int2[], ' '), i.indnkeyatts, am.amname
+SELECT i.indrelid, c.relname, i.indisunique, i.indpred IS NOT NULL, i.indisprimary, array_to_string(i.indkey::int2[], ' '), i.indnkeyatts, am.amname,
+       am.amname = 'btree' AND i.indoption[0] IN (0, 3) AND NOT EXISTS (SELECT FROM unnest(i.indoption::int2[]) AS o WHERE o <> i.indoption[0])
+       AND NOT EXISTS (SELECT FROM unnest(i.indclass::oid[]) AS u JOIN pg_opclass oc ON oc.oid = u WHERE NOT oc.opcdefault)
 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am am ON am.oid = c.relam
 WHERE i.indrelid = ANY($1::oid[]) AND i.indisvalid
 ORDER BY i.indrelid, NOT i.indisprimary, c.relname)sql";
@@ -84,6 +86,9 @@ SELECT DISTINCT d.adrelid, format('%I.%I', n.nspname, s.relname)
 FROM pg_attrdef d JOIN pg_depend p ON p.classid = 'pg_attrdef'::regclass AND p.objid = d.oid AND p.refclassid = 'pg_class'::regclass
 JOIN pg_class s ON s.oid = p.refobjid AND s.relkind = 'S' JOIN pg_namespace n ON n.oid = s.relnamespace
 WHERE d.adrelid = ANY($1::oid[]))sql";
+
+constexpr char kSearch[] = R"sql(
+SELECT format('"%s"."%s"', replace(n.nspname, '"', '""'), replace(c.cfgname, '"', '""')) FROM pg_ts_config c JOIN pg_namespace n ON n.oid = c.cfgnamespace ORDER BY 1)sql";
 
 constexpr char kDatabase[] = R"sql(
 SELECT concat_ws(' ', datcollate, datctype, coalesce(daticulocale, ''), pg_database_collation_actual_version(oid)) FROM pg_database WHERE datname = current_database())sql";
@@ -285,6 +290,7 @@ Database Load(pqxx::transaction_base& tx, const pqxx::result& classes) {
     for (const std::string& number : numbers) StrAppend(&keys, keys.empty() ? "" : " ", number);
     index.columns = names_of(table, keys, &index.whole);
     index.method = row[7].c_str();
+    index.ordered = row[8].as<bool>();
     if (index.primary) table.primary_key = index.columns;
     table.indexes.push_back(std::move(index));
   }
@@ -307,6 +313,7 @@ Database Load(pqxx::transaction_base& tx, const pqxx::result& classes) {
 
   for (const pqxx::row& row : tx.exec_params(kSequences, list))
     by_oid[row[0].as<uint32_t>()]->sequences.push_back(row[1].c_str());
+  for (const pqxx::row& row : tx.exec(kSearch)) database.search_configurations.emplace_back(row[0].c_str());
   database.default_collation = TextOrEmpty(tx.exec(kDatabase)[0][0]);
   return database;
 }

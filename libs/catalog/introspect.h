@@ -40,7 +40,8 @@ struct Index {
   bool partial = false;
   bool whole = true;  // every key part is a plain column
   bool primary = false;
-  std::string method;  // btree, hash, gin …
+  std::string method;    // btree, hash, gin …
+  bool ordered = false;  // B-tree, its parts in their types' own order, all in one direction
 };
 
 struct ForeignKey {
@@ -79,6 +80,7 @@ struct Database {
   std::vector<std::pair<std::string, std::string>>
       names;                      // every table and view outside the system's schemas: for "did you mean"
   std::string default_collation;  // name and version of the database's own
+  std::vector<std::string> search_configurations;  // of full-text search, quoted: "pg_catalog"."english"
   const Table* Find(std::string_view schema, std::string_view name) const;
 };
 

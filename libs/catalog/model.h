@@ -70,6 +70,7 @@ struct Field {
   bool filterable = false;
   bool sortable = false;
   bool indexed = false;     // leads an index: a filter on it is cheap
+  std::string search;       // configuration of full-text search ("pg_catalog"."english"); empty: not searched
   bool unique = false;      // alone in a unique index
   bool identifier = false;  // text used as a key: no bidi or zero-width marks, leading zeros kept
   bool normalize = false;   // NFC on write
@@ -105,7 +106,7 @@ struct Reference {
 
 // What a role may do with a resource.
 struct Permission {
-  bool read = false, create = false, update = false, remove = false;
+  bool read = false, create = false, update = false, remove = false, aggregate = false;
   bool all_fields_readable = true, all_fields_writable = true;
   std::vector<std::string> readable, writable;  // when not all
   // Row predicate: a filter in the query's own text form ("filter[owner]={subject}&filter[status][in]=open,paid");
@@ -123,6 +124,9 @@ struct Resource {
   bool read_only = false;                     // no one writes, admin neither: views, `shared: read`, `read_only: true`
   bool client_chooses_key = false;            // PUT creates
   std::vector<std::vector<int>> unique_keys;  // other unique indexes whose columns are all fields
+  // Indexes that can give rows in order: all parts in one direction, over the whole table. Up to the first part that is
+  // no field.
+  std::vector<std::vector<int>> ordered_indexes;
   // PostgreSQL's constraint or unique index name → positions of the fields it is about: to name the field when it
   // refuses a row.
   std::map<std::string, std::vector<int>> constraints;

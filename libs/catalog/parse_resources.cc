@@ -33,6 +33,7 @@ FieldDeclaration ReadField(Reader::Context& context, const Yaml::Member& member,
   r.Bool("required", &s.required);
   r.Bool("filterable", &field.filterable);
   r.Bool("sortable", &field.sortable);
+  r.Text("search", &s.search);
   r.Bool("identifier", &s.identifier);
   r.Bool("normalize", &s.normalize);
   int length = 0;
@@ -115,13 +116,13 @@ PermissionDeclaration ReadPermission(Reader::Context& context, const Yaml::Membe
   PermissionDeclaration permission;
   permission.role = member.key;
   r.List("actions", &permission.actions);
-  static const std::vector<std::string> kActions = {"read", "create", "update", "delete", "all"};
+  static const std::vector<std::string> kActions = {"read", "aggregate", "create", "update", "delete", "all"};
   for (size_t i = 0; i < permission.actions.size(); ++i)
     if (std::find(kActions.begin(), kActions.end(), permission.actions[i]) == kActions.end())
       context.mistakes.push_back(MistakeAt(context.out, StrCat(path, ".actions[", i, "]"),
                                            StrCat("\"", permission.actions[i], "\" is not ", Choice(kActions))));
   if (!r.Has("actions"))
-    r.Fail(r.node().at, path, "the key \"actions\" is missing: [read, create, update, delete] or all");
+    r.Fail(r.node().at, path, "the key \"actions\" is missing: [read, aggregate, create, update, delete] or all");
   r.List("read", &permission.read);
   r.List("read_except", &permission.read_except);
   r.List("write", &permission.write);

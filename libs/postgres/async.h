@@ -12,7 +12,6 @@
 
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/io_context.hpp>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -38,6 +37,9 @@ using Params = std::vector<std::optional<std::string>>;  // nullopt: NULL. No NU
 struct Statement {
   SqlPtr sql;
   Params params;
+  // Planned for these very values instead of prepared: where the right plan depends on them (a tenant with ten rows, one
+  // with ten million), or the text will hardly come again. Sessions only.
+  bool planned_anew = false;
 };
 
 // Rows as text. Move-only.
@@ -81,10 +83,10 @@ class Session {
   virtual boost::asio::awaitable<absl::StatusOr<Result>> Execute(Statement statement) = 0;
   // All in one round trip; fails as a whole with the first error.
   virtual boost::asio::awaitable<absl::StatusOr<std::vector<Result>>> ExecuteAll(std::vector<Statement> statements) = 0;
-  // Batches of some hundred rows through a cursor, for results that must not be held whole; the next batch is asked for
-  // when `rows` is done. Stops when `rows` returns an error. Outside of Begin it is a transaction of its own.
-  virtual boost::asio::awaitable<absl::Status> Stream(
-      Statement statement, std::function<boost::asio::awaitable<absl::Status>(const Result&)> rows) = 0;
+  // A result that must not be held whole, through a cursor: at most `rows` of it now, the next ones by FetchMore; fewer
+  // than asked for: that was the end. After Begin only, one such result at a time; other statements may run between.
+  virtual boost::asio::awaitable<absl::StatusOr<Result>> FetchFirst(Statement statement, int rows) = 0;
+  virtual boost::asio::awaitable<absl::StatusOr<Result>> FetchMore(int rows) = 0;
   virtual boost::asio::awaitable<absl::Status> Commit() = 0;
   virtual boost::asio::awaitable<absl::Status> Rollback() = 0;
   // From the same loop: asks the server to stop what runs (57014).

@@ -15,7 +15,6 @@ namespace mainstay::postgres::internal {
 namespace {
 
 constexpr absl::Duration kCancelGrace = absl::Seconds(1);
-constexpr int kStreamRows = 500;
 
 class SessionImpl final : public Session {
  public:
@@ -54,53 +53,34 @@ class SessionImpl final : public Session {
     for (const Statement& statement : statements) CO_RETURN_IF_ERROR(CheckParams(statement));
     std::vector<Item> items;
     items.reserve(statements.size());
-    for (Statement& statement : statements) items.push_back({.statement = &statement});
+    for (Statement& statement : statements)
+      items.push_back({.statement = &statement, .unprepared = statement.planned_anew});
     absl::StatusOr<std::vector<Result>> results = co_await Run(items);
     co_return results;
   }
 
-  asio::awaitable<absl::Status> Stream(Statement statement,
-                                       std::function<asio::awaitable<absl::Status>(const Result&)> rows) override {
+  asio::awaitable<absl::StatusOr<Result>> FetchFirst(Statement statement, int rows) override {
+    if (begin_.empty() && PQtransactionStatus(link_->connection) != PQTRANS_INTRANS)
+      co_return absl::InternalError("a cursor lives in a transaction");
     CO_RETURN_IF_ERROR(CheckParams(statement));
-    const bool own = begin_.empty() && PQtransactionStatus(link_->connection) == PQTRANS_IDLE;
-    if (own) begin_ = "BEGIN READ ONLY";
-    const std::string name = StrCat("mainstay_stream_", ++cursors_);
+    cursor_ = StrCat("mainstay_rows_", ++cursors_);
     Statement declare{
-        std::make_shared<const Sql>(StrCat("DECLARE ", name, " NO SCROLL CURSOR FOR ", statement.sql->text)),
+        std::make_shared<const Sql>(StrCat("DECLARE ", cursor_, " NO SCROLL CURSOR FOR ", statement.sql->text)),
         std::move(statement.params)};
-    const std::string fetch = StrCat("FETCH FORWARD ", kStreamRows, " FROM ", name), close = StrCat("CLOSE ", name);
-    std::vector<Item> first;
-    first.push_back({.statement = &declare, .unprepared = true});
-    first.push_back({.text = fetch});
-    absl::StatusOr<std::vector<Result>> results = co_await Run(first);
-    absl::Status status = results.status();
-    while (status.ok()) {
-      const Result batch = std::move(results->back());
-      if (batch.rows() > 0) {
-        status = co_await rows(batch);
-        if (!status.ok()) break;
-      }
-      if (batch.rows() < kStreamRows) break;
-      std::vector<Item> next;
-      next.push_back({.text = fetch});
-      results = co_await Run(next);
-      status = results.status();
-    }
-    if (own) {
-      if (!status.ok()) {
-        const absl::Status ignored = co_await Rollback();
-        co_return status;
-      }
-      const absl::Status committed = co_await Commit();
-      co_return committed;
-    }
-    if (PQtransactionStatus(link_->connection) == PQTRANS_INTRANS) {
-      std::vector<Item> last;
-      last.push_back({.text = close});
-      absl::StatusOr<std::vector<Result>> closed = co_await Run(last);
-      if (status.ok()) status = closed.status();
-    }
-    co_return status;
+    std::vector<Item> items;
+    items.push_back({.statement = &declare, .unprepared = true});
+    items.push_back({.text = FetchText(rows)});
+    absl::StatusOr<std::vector<Result>> results = co_await Run(items);
+    if (!results.ok()) co_return results.status();
+    co_return std::move(results->back());
+  }
+
+  asio::awaitable<absl::StatusOr<Result>> FetchMore(int rows) override {
+    std::vector<Item> items;
+    items.push_back({.text = FetchText(rows)});
+    absl::StatusOr<std::vector<Result>> results = co_await Run(items);
+    if (!results.ok()) co_return results.status();
+    co_return std::move(results->back());
   }
 
   asio::awaitable<absl::Status> Commit() override {
@@ -148,6 +128,8 @@ class SessionImpl final : public Session {
     bool prepares = false, in_prepare = false;
     uint32_t generation = 0;
   };
+
+  std::string FetchText(int rows) const { return StrCat("FETCH FORWARD ", rows, " FROM ", cursor_); }
 
   static asio::awaitable<void> Finish(std::unique_ptr<SessionImpl> session) {
     const absl::Status status = co_await session->Rollback();
@@ -314,7 +296,7 @@ class SessionImpl final : public Session {
   std::unique_ptr<Link> link_;
   const absl::Time deadline_;
   asio::steady_timer timer_;
-  std::string begin_;
+  std::string begin_, cursor_;
   int cursors_ = 0;
   bool busy_ = false, spoiled_ = false, rolled_back_ = false, finishing_ = false;
 };

@@ -21,7 +21,7 @@ std::optional<Predicate> ParseWhere(const catalog::Model& model, const catalog::
   const auto query = http::ParseListQuery(std::string_view(where));
   if (!query.ok()) return Nothing();
   int leaves = 50;
-  auto predicate = ResolveFilter(model, resource, nullptr, nullptr, query->filter(), &leaves, nullptr, nullptr);
+  auto predicate = ResolveFilter(model, resource, nullptr, nullptr, query->filter(), &leaves, nullptr);
   return predicate.ok() ? *std::move(predicate) : Nothing();
 }
 
@@ -38,7 +38,10 @@ AccessPtr MakeAccess(const catalog::Model& model, const catalog::Resource& resou
   const bool admin = !system && std::find(roles.begin(), roles.end(), "admin") != roles.end();
   auto writable = [&](size_t i) { return !resource.fields[i].hidden; };
   if (system || admin) {
-    for (int action = 0; action < 4; ++action) access->allowed[action] = action == 0 || (admin && !resource.read_only);
+    for (int action = 0; action < kActions; ++action) {
+      const bool reads = action == static_cast<int>(Action::kRead) || action == static_cast<int>(Action::kAggregate);
+      access->allowed[action] = reads || (admin && !resource.read_only);
+    }
     for (size_t i = 0; i < fields; ++i) {
       access->readable[i] = !resource.fields[i].hidden;
       access->writable[i] = admin && writable(i);
@@ -49,17 +52,18 @@ AccessPtr MakeAccess(const catalog::Model& model, const catalog::Resource& resou
   std::vector<std::string> sorted = roles;
   std::sort(sorted.begin(), sorted.end());
   sorted.erase(std::unique(sorted.begin(), sorted.end()), sorted.end());
-  bool all_rows[4] = {};
-  std::vector<Predicate> rows[4];
+  bool all_rows[kActions] = {};
+  std::vector<Predicate> rows[kActions];
   for (const std::string& role : sorted) {
     const auto it = resource.permissions.find(role);
     if (it == resource.permissions.end()) continue;
     const catalog::Permission& permission = it->second;
     StrAppend(&access->fingerprint, role, "\x1f");
-    const bool allowed[4] = {permission.read, permission.create && !resource.read_only,
-                             permission.update && !resource.read_only, permission.remove && !resource.read_only};
+    const bool allowed[kActions] = {permission.read, permission.create && !resource.read_only,
+                                    permission.update && !resource.read_only, permission.remove && !resource.read_only,
+                                    permission.aggregate};
     const std::optional<Predicate> where = ParseWhere(model, resource, permission.where);
-    for (int action = 0; action < 4; ++action) {
+    for (int action = 0; action < kActions; ++action) {
       if (!allowed[action]) continue;
       access->allowed[action] = true;
       if (where.has_value()) {
@@ -83,7 +87,7 @@ AccessPtr MakeAccess(const catalog::Model& model, const catalog::Resource& resou
   // What identifies a row is in its address anyway.
   if (access->can(Action::kRead))
     for (int key : resource.key) access->readable[key] = !resource.fields[key].hidden;
-  for (int action = 0; action < 4; ++action) {
+  for (int action = 0; action < kActions; ++action) {
     if (!access->allowed[action] || all_rows[action]) continue;
     Predicate any;
     any.kind = Predicate::Kind::kOr;

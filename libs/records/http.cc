@@ -28,6 +28,10 @@ absl::Status Validate(const HttpApiOptions& options) {
   if (options.cursor_life <= absl::ZeroDuration() || options.idempotency_life <= absl::ZeroDuration())
     return absl::InvalidArgumentError("cursor_life and idempotency_life must be positive");
   if (options.exact_count_cap < 1) return absl::InvalidArgumentError("exact_count_cap must be positive");
+  if (options.exact_count_time <= absl::ZeroDuration() || options.stream_life <= absl::ZeroDuration())
+    return absl::InvalidArgumentError("exact_count_time and stream_life must be positive");
+  if (options.query_cost_limit < 1 || options.aggregate_cost_limit < 1 || options.max_streams < 1)
+    return absl::InvalidArgumentError("query_cost_limit, aggregate_cost_limit and max_streams must be positive");
   if (options.nested_default_limit < 1 || options.nested_default_limit > options.nested_max_limit)
     return absl::InvalidArgumentError("nested_default_limit must be between 1 and nested_max_limit");
   return absl::OkStatus();
@@ -46,7 +50,7 @@ struct HttpApi::Impl {
     if (colon != std::string_view::npos) {
       verb = name.substr(colon + 1);
       name = name.substr(0, colon);
-      if (segments.size() != 2 || verb != "query") co_return NotFound();
+      if (segments.size() != 2 || (verb != "query" && verb != "aggregate")) co_return NotFound();
     }
     CO_ASSIGN_OR_RETURN(const Resource* const resource, FindResource(model, name));
     const CachePtr cache = CacheFor(model);
@@ -55,18 +59,25 @@ struct HttpApi::Impl {
     const bool get = method == "GET" || method == "HEAD";
     const bool writable = !resource->read_only;
     if (segments.size() == 2) {
-      const std::string allow = !verb.empty() ? "POST, OPTIONS"
-                                : writable    ? "GET, HEAD, POST, QUERY, OPTIONS"
-                                              : "GET, HEAD, QUERY, OPTIONS";
+      const std::string allow = verb == "query"       ? "POST, OPTIONS"
+                                : verb == "aggregate" ? "GET, HEAD, OPTIONS"
+                                : writable            ? "GET, HEAD, POST, QUERY, OPTIONS"
+                                                      : "GET, HEAD, QUERY, OPTIONS";
       const bool query = verb.empty() ? method == "QUERY" : method == "POST";
       if (method == "OPTIONS") co_return Options(allow);
+      if (verb == "aggregate") {
+        if (!get) co_return NotAllowed(allow);
+        absl::StatusOr<http::Response> response =
+            co_await reads.HandleAggregate(request, context, cache, *resource, postgres);
+        co_return response;
+      }
       if (!verb.empty() && !query) co_return NotAllowed(allow);
-      CO_RETURN_IF_ERROR(CheckAccept(request));
       if (query || (get && verb.empty())) {
         absl::StatusOr<http::Response> response =
             co_await reads.HandleList(request, context, cache, *resource, *access, query, postgres);
         co_return response;
       }
+      CO_RETURN_IF_ERROR(CheckAccept(request));
       if (method == "POST" && writable) {
         absl::StatusOr<http::Response> response = co_await writes.HandleWrite(
             request, context, cache, *resource, access, WriteRequest::Kind::kCreate, {}, postgres);

@@ -42,6 +42,13 @@ struct HttpApiOptions {
   int64_t exact_count_cap = 100'000;
   // Of one statement's rows a nested list may show.
   int nested_default_limit = 10, nested_max_limit = 100;
+  // Counting exactly takes no longer than this; then it is answered as `capped`.
+  absl::Duration exact_count_time = absl::Milliseconds(500);
+  // What a list may score, and an aggregate by PostgreSQL's own estimate (cost.h); beyond it query-too-expensive.
+  int64_t query_cost_limit = 50'000, aggregate_cost_limit = 2'000'000;
+  // Whole lists at once, as CSV or JSON Lines: each holds a connection for this long at most.
+  int max_streams = 4;
+  absl::Duration stream_life = absl::Minutes(5);
   // How long the answer to a request with an Idempotency-Key is kept.
   absl::Duration idempotency_life = absl::Hours(24);
 };

@@ -12,6 +12,8 @@
 #include "libs/base/strings.h"
 #include "libs/base/text.h"
 #include "libs/http/list_query.h"
+#include "libs/records/aggregate.h"
+#include "libs/records/cost.h"
 #include "libs/records/write.h"
 
 namespace mainstay::records {
@@ -28,22 +30,26 @@ struct GetPlan {
   postgres::Params params;  // the key's come first
   std::vector<std::pair<int, Operand::Kind>> principal_params;
   bool reusable = true;
+  int64_t cost = 0;
   explicit GetPlan(std::unique_ptr<ListQuery> q) : query(std::move(q)), columns(ColumnsOf(*query, true)) {}
 };
 
 struct HttpReads::OneRow {
   std::string json, etag;
+  int64_t cost = 0;
 };
 struct HttpReads::ManyRows {
   std::vector<size_t> ends;  // of each row in json
   std::vector<std::string> etags;
-  std::string json;  // rows joined by commas
+  std::string text;  // JSON: joined by commas
   common::v1::Page page;
   bool counted = false;
+  int64_t cost = 0;
 };
 
 namespace {
 
+constexpr int64_t kLeastBatch = 16;  // rows of a stream fetched together
 constexpr std::string_view kSnapshot = "ISOLATION LEVEL REPEATABLE READ, READ ONLY";
 
 // The query as sent with another cursor.
@@ -67,12 +73,26 @@ absl::Status OnlyProjection(const common::v1::ListQuery& query) {
   return absl::OkStatus();
 }
 
+absl::Status CheckForm(RowFormat format, const ListQuery& query) {
+  if (format != RowFormat::kCsv || query.expansions.empty()) return absl::OkStatus();
+  return BadParameter("expand", "a row of CSV holds no related records; ask for application/x-ndjson");
+}
+
+http::Response Answer(RowFormat format, std::string body, std::string etag, int64_t cost) {
+  http::Response response = Json(200, std::move(body), std::move(etag));
+  for (auto& [name, value] : response.headers)
+    if (name == "content-type") value = ContentType(format);
+  response.headers.emplace_back("query-cost", StrCat(cost));
+  return response;
+}
+
 }  // namespace
 
 ReadOptions HttpReads::Reading() const {
   return {.cursor_key = options_.cursor_key,
           .cursor_life = options_.cursor_life,
           .exact_count_cap = options_.exact_count_cap,
+          .exact_count_time = options_.exact_count_time,
           .now = clock_.Now()};
 }
 
@@ -89,7 +109,11 @@ absl::StatusOr<std::shared_ptr<const GetPlan>> HttpReads::PlanGet(ModelCache& ca
                                                                   const std::vector<std::string>& key) const {
   Resolver resolver = MakeResolver(cache, context);
   ASSIGN_OR_RETURN(std::unique_ptr<ListQuery> resolved, resolver.Resolve(resource, query));
+  resolved->limit = 1;
+  const int64_t cost = Score(*resolved);
+  RETURN_IF_ERROR(CheckScore(cost, options_.query_cost_limit));
   auto plan = std::make_shared<GetPlan>(std::move(resolved));
+  plan->cost = cost;
   SqlBuilder sql(context);
   BuildGet(sql, *plan->query, plan->columns, key);
   plan->sql = cache.sql->Get(std::move(sql.text));
@@ -133,6 +157,7 @@ awaitable<absl::StatusOr<HttpReads::OneRow>> HttpReads::ReadOne(CachePtr cache, 
         kind == Operand::Kind::kTenant ? context.principal.tenant : context.principal.subject;
   Level level(*plan->query, plan->columns);
   OneRow out;
+  out.cost = plan->cost;
   if (plan->query->expansions.empty()) {
     absl::StatusOr<postgres::Result> result = co_await postgres.Execute(std::move(statement), context.deadline);
     if (!result.ok()) co_return ReadFailure(result.status());
@@ -167,18 +192,24 @@ awaitable<absl::StatusOr<HttpReads::OneRow>> HttpReads::ReadOne(CachePtr cache, 
 
 awaitable<absl::StatusOr<HttpReads::ManyRows>> HttpReads::ReadMany(CachePtr cache, const Resource& resource,
                                                                    const CallContext& context,
-                                                                   const common::v1::ListQuery& query, bool tags,
+                                                                   const common::v1::ListQuery& query, Form form,
                                                                    postgres::AsyncPostgres& postgres,
                                                                    const http::Request* request) const {
   Resolver resolver = MakeResolver(*cache, context);
   absl::StatusOr<std::unique_ptr<ListQuery>> resolved = resolver.Resolve(resource, query);
   if (!resolved.ok()) co_return resolved.status();
   const ListQuery& list = **resolved;
+  CO_RETURN_IF_ERROR(CheckForm(form.format, list));
+  const int64_t cost = Score(list);
+  CO_RETURN_IF_ERROR(CheckScore(cost, options_.query_cost_limit));
+  const bool cheap = IsCheap(list, context.principal.tenant == kAllTenants);
   const bool single = list.expansions.empty() && list.count == Count::kNone;
+  ReadOptions reading = Reading();
+  reading.planned_anew = !cheap;
   absl::StatusOr<PageOfRows> fetched;
-  if (single && list.indexed && list.offset == 0) {
+  if (single && cheap) {
     const std::unique_ptr<Runner> runner = OnShared(postgres, cache->sql, context.deadline);
-    fetched = co_await FetchPage(*runner, *cache->model, context, list, Reading());
+    fetched = co_await FetchPage(*runner, *cache->model, context, list, reading);
   } else {
     auto acquired = co_await postgres.Acquire(context.deadline);
     if (!acquired.ok()) co_return acquired.status();
@@ -186,22 +217,26 @@ awaitable<absl::StatusOr<HttpReads::ManyRows>> HttpReads::ReadMany(CachePtr cach
     CancelOnDisconnect(request, session);
     if (!single) session->Begin(kSnapshot);
     const std::unique_ptr<Runner> runner = OnSession(*session, cache->sql);
-    fetched = co_await FetchPage(*runner, *cache->model, context, list, Reading());
-    if (fetched.ok() && !single) {
-      const absl::Status ended = co_await session->Commit();
-      if (!ended.ok()) co_return ended;
-    }
+    fetched = co_await FetchPage(*runner, *cache->model, context, list, reading);
+    // Nothing was written, and a count that took too long has ended the transaction.
+    if (!single) CO_RETURN_IF_ERROR(co_await session->Rollback());
   }
   if (!fetched.ok()) co_return fetched.status();
   ManyRows out;
-  out.json.reserve(fetched->shown.size() * 256 + 64);
-  for (int row : fetched->shown) {
-    if (!out.ends.empty()) out.json += ',';
-    const size_t start = out.json.size();
-    RenderRow(*fetched->level, row, out.json);
-    out.ends.push_back(out.json.size());
-    if (tags)
-      out.etags.push_back(EntityTag(list, VersionOf(*fetched->level, row), std::string_view(out.json).substr(start)));
+  out.cost = cost;
+  out.text.reserve(fetched->shown.size() * 256 + 64);
+  if (form.format != RowFormat::kJson) {
+    AppendHeader(form.format, list, out.text);
+    for (int row : fetched->shown) AppendRow(form.format, form.escape_formulas, *fetched->level, row, out.text);
+  } else {
+    for (int row : fetched->shown) {
+      if (!out.ends.empty()) out.text += ',';
+      const size_t start = out.text.size();
+      RenderRow(*fetched->level, row, out.text);
+      out.ends.push_back(out.text.size());
+      if (form.tags)
+        out.etags.push_back(EntityTag(list, VersionOf(*fetched->level, row), std::string_view(out.text).substr(start)));
+    }
   }
   out.page = std::move(fetched->page);
   out.counted = list.count != Count::kNone;
@@ -212,6 +247,7 @@ awaitable<absl::StatusOr<http::Response>> HttpReads::HandleOne(http::Request& re
                                                                CachePtr cache, const Resource& resource,
                                                                const Access& access, std::string_view id,
                                                                postgres::AsyncPostgres& postgres) const {
+  CO_RETURN_IF_ERROR(CheckAccept(request));
   if (!access.can(Action::kRead)) co_return MakeProblem("forbidden", "reading this resource is not allowed");
   CO_ASSIGN_OR_RETURN(std::vector<std::string> key, ParseKey(resource, id));
   CO_ASSIGN_OR_RETURN(std::shared_ptr<const GetPlan> plan, FindGetPlan(*cache, resource, context, request.query, key));
@@ -228,13 +264,19 @@ awaitable<absl::StatusOr<http::Response>> HttpReads::HandleOne(http::Request& re
     CO_ASSIGN_OR_RETURN(const Tags none, ParseTags(request, "if-none-match"));
     if (Matches(none, row->etag)) co_return NotModified(std::move(row->etag));
   }
-  co_return Json(200, std::move(row->json), std::move(row->etag));
+  http::Response response = Json(200, std::move(row->json), std::move(row->etag));
+  if (row->cost > 1) response.headers.emplace_back("query-cost", StrCat(row->cost));
+  co_return response;
 }
 
 awaitable<absl::StatusOr<http::Response>> HttpReads::HandleList(http::Request& request, const CallContext& context,
                                                                 CachePtr cache, const Resource& resource,
                                                                 const Access& access, bool body_query,
                                                                 postgres::AsyncPostgres& postgres) const {
+  static constexpr std::string_view kOffers[] = {"application/json", "text/csv", "application/x-ndjson"};
+  static constexpr RowFormat kFormats[] = {RowFormat::kJson, RowFormat::kCsv, RowFormat::kLines};
+  CO_ASSIGN_OR_RETURN(const Accepted accepted, Negotiate(request, kOffers));
+  const Form form{.format = kFormats[accepted.offer], .escape_formulas = accepted.parameters == "escape=formulas"};
   if (!access.can(Action::kRead)) co_return MakeProblem("forbidden", "reading this resource is not allowed");
   common::v1::ListQuery query;
   if (body_query) {
@@ -248,21 +290,34 @@ awaitable<absl::StatusOr<http::Response>> HttpReads::HandleList(http::Request& r
   } else {
     CO_ASSIGN_OR_RETURN(query, http::ParseListQuery(std::string_view(request.query)));
   }
-  absl::StatusOr<ManyRows> rows = co_await ReadMany(cache, resource, context, query, false, postgres, &request);
+  if (form.format != RowFormat::kJson) {
+    if (query.count() != common::v1::COUNT_MODE_UNSPECIFIED && query.count() != common::v1::COUNT_MODE_NONE)
+      co_return BadParameter("count", "this format has no place for a total; ask for JSON");
+    if (query.limit() == 0 && query.cursor().empty() && query.offset() == 0) {
+      absl::StatusOr<http::Response> response =
+          co_await StreamAll(cache, resource, context, query, form, postgres, request);
+      co_return response;
+    }
+  }
+  absl::StatusOr<ManyRows> rows = co_await ReadMany(cache, resource, context, query, form, postgres, &request);
   if (!rows.ok()) co_return rows.status();
-  std::string json;
-  json.reserve(rows->json.size() + 512);
-  StrAppend(&json, "{\"data\":[", rows->json, "],\"page\":");
-  RenderPage(rows->page, rows->counted, json);
-  json += '}';
   std::string etag = StrCat(
-      "W/\"", HexEncode(Sha256(StrCat(rows->json, rows->page.has_more() ? "+" : "", rows->page.total())).substr(0, 12)),
+      "W/\"", HexEncode(Sha256(StrCat(rows->text, rows->page.has_more() ? "+" : "", rows->page.total())).substr(0, 12)),
       "\"");
   if (request.Header("if-none-match") != nullptr) {
     CO_ASSIGN_OR_RETURN(const Tags none, ParseTags(request, "if-none-match"));
     if (Matches(none, etag)) co_return NotModified(std::move(etag));
   }
-  http::Response response = Json(200, std::move(json), std::move(etag));
+  std::string body;
+  if (form.format == RowFormat::kJson) {
+    body.reserve(rows->text.size() + 512);
+    StrAppend(&body, "{\"data\":[", rows->text, "],\"page\":");
+    RenderPage(rows->page, rows->counted, body);
+    body += '}';
+  } else {
+    body = std::move(rows->text);
+  }
+  http::Response response = Answer(form.format, std::move(body), std::move(etag), rows->cost);
   if (!body_query) {
     std::string link;
     if (rows->page.has_next_cursor())
@@ -273,6 +328,61 @@ awaitable<absl::StatusOr<http::Response>> HttpReads::HandleList(http::Request& r
     if (!link.empty()) response.headers.emplace_back("link", std::move(link));
   }
   co_return response;
+}
+
+awaitable<absl::StatusOr<http::Response>> HttpReads::StreamAll(CachePtr cache, const Resource& resource,
+                                                               const CallContext& context,
+                                                               const common::v1::ListQuery& query, Form form,
+                                                               postgres::AsyncPostgres& postgres,
+                                                               const http::Request& request) const {
+  Resolver resolver(*cache->model, context,
+                    ResolveOptions{.nested_default_limit = options_.nested_default_limit,
+                                   .nested_max_limit = options_.nested_max_limit,
+                                   .unlimited = true});
+  CO_ASSIGN_OR_RETURN(std::unique_ptr<ListQuery> list, resolver.Resolve(resource, query));
+  CO_RETURN_IF_ERROR(CheckForm(form.format, *list));
+  // A batch is what stands in memory at once.
+  const int64_t cost = Score(*list);
+  CO_RETURN_IF_ERROR(CheckScore(kLeastBatch * cost, options_.query_cost_limit));
+  http::Response response = Answer(form.format, {}, {}, cost);
+  if (request.head) co_return response;
+  const std::shared_ptr<std::atomic<int>> running = streams_;
+  const std::shared_ptr<void> held(nullptr, [running](void*) { running->fetch_sub(1); });
+  if (running->fetch_add(1) >= options_.max_streams) {
+    co_return MakeProblem(Problem{.type = "overloaded",
+                                  .detail = "too many whole lists are being read; take pages, or come back",
+                                  .retry_after = absl::Seconds(2)});
+  }
+  const RowStreamOptions options{
+      .format = form.format, .escape_formulas = form.escape_formulas, .life = options_.stream_life};
+  absl::StatusOr<std::unique_ptr<http::BodySource>> stream =
+      co_await OpenRowStream(std::move(cache), context, std::move(list), postgres, &request, held, options);
+  if (!stream.ok()) co_return stream.status();
+  response.stream = *std::move(stream);
+  co_return response;
+}
+
+awaitable<absl::StatusOr<http::Response>> HttpReads::HandleAggregate(http::Request& request, const CallContext& context,
+                                                                     CachePtr cache, const Resource& resource,
+                                                                     postgres::AsyncPostgres& postgres) const {
+  CO_RETURN_IF_ERROR(CheckAccept(request));
+  CO_ASSIGN_OR_RETURN(const http::Parameters parameters, http::ParseQueryString(request.query));
+  Resolver resolver = MakeResolver(*cache, context);
+  CO_ASSIGN_OR_RETURN(const AggregateQuery query, ResolveAggregate(resolver, resource, parameters));
+  auto acquired = co_await postgres.Acquire(context.deadline);
+  if (!acquired.ok()) co_return acquired.status();
+  const std::shared_ptr<postgres::Session> session = *std::move(acquired);
+  CancelOnDisconnect(&request, session);
+  const std::unique_ptr<Runner> runner = OnSession(*session, cache->sql);
+  absl::StatusOr<AggregateAnswer> answer =
+      co_await RunAggregate(*runner, context, query, options_.aggregate_cost_limit);
+  if (!answer.ok()) co_return answer.status();
+  std::string etag = StrCat("W/\"", HexEncode(Sha256(answer->json).substr(0, 12)), "\"");
+  if (request.Header("if-none-match") != nullptr) {
+    CO_ASSIGN_OR_RETURN(const Tags none, ParseTags(request, "if-none-match"));
+    if (Matches(none, etag)) co_return NotModified(std::move(etag));
+  }
+  co_return Answer(RowFormat::kJson, std::move(answer->json), std::move(etag), answer->cost);
 }
 
 awaitable<absl::StatusOr<v1::Record>> HttpReads::Get(const v1::GetRecordRequest& request, const CallContext& context,
@@ -305,13 +415,13 @@ awaitable<absl::StatusOr<v1::ListRecordsResponse>> HttpReads::List(const v1::Lis
                                                                    postgres::AsyncPostgres& postgres) const {
   CO_ASSIGN_OR_RETURN(const Resource* const resource, FindResource(model, request.resource()));
   absl::StatusOr<ManyRows> rows =
-      co_await ReadMany(CacheFor(model), *resource, context, request.query(), true, postgres, nullptr);
+      co_await ReadMany(CacheFor(model), *resource, context, request.query(), Form{.tags = true}, postgres, nullptr);
   if (!rows.ok()) co_return rows.status();
   v1::ListRecordsResponse response;
   size_t start = 0;
   for (size_t i = 0; i < rows->ends.size(); ++i) {
     v1::Record* record = response.add_data();
-    record->set_json(rows->json.substr(start, rows->ends[i] - start));
+    record->set_json(rows->text.substr(start, rows->ends[i] - start));
     record->set_etag(std::move(rows->etags[i]));
     start = rows->ends[i] + 1;
   }

@@ -2,7 +2,9 @@
 // Reading over HTTP and records.v1: one record, lists. Inside libs/records only; routing is in http.cc.
 #pragma once
 
+#include <atomic>
 #include <boost/asio/awaitable.hpp>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -10,6 +12,7 @@
 #include "libs/base/clock.h"
 #include "libs/records/http_shared.h"
 #include "libs/records/read.h"
+#include "libs/records/row_stream.h"
 #include "mainstay/records/v1/records.pb.h"
 
 namespace mainstay::records {
@@ -28,6 +31,10 @@ class HttpReads {
                                                                     CachePtr cache, const catalog::Resource& resource,
                                                                     const Access& access, bool body_query,
                                                                     postgres::AsyncPostgres& postgres) const;
+  boost::asio::awaitable<absl::StatusOr<http::Response>> HandleAggregate(http::Request& request,
+                                                                         const CallContext& context, CachePtr cache,
+                                                                         const catalog::Resource& resource,
+                                                                         postgres::AsyncPostgres& postgres) const;
 
   boost::asio::awaitable<absl::StatusOr<v1::Record>> Get(const v1::GetRecordRequest& request,
                                                          const CallContext& context, const catalog::ModelPtr& model,
@@ -40,6 +47,12 @@ class HttpReads {
  private:
   struct OneRow;
   struct ManyRows;
+  // How the rows of a list are written.
+  struct Form {
+    RowFormat format = RowFormat::kJson;
+    bool escape_formulas = false;
+    bool tags = false;  // with each row's entity tag
+  };
 
   ReadOptions Reading() const;
   Resolver MakeResolver(ModelCache& cache, const CallContext& context) const;
@@ -56,12 +69,20 @@ class HttpReads {
                                                          const http::Request* request) const;
   boost::asio::awaitable<absl::StatusOr<ManyRows>> ReadMany(CachePtr cache, const catalog::Resource& resource,
                                                             const CallContext& context,
-                                                            const common::v1::ListQuery& query, bool tags,
+                                                            const common::v1::ListQuery& query, Form form,
                                                             postgres::AsyncPostgres& postgres,
                                                             const http::Request* request) const;
 
+  // All rows, in pieces.
+  boost::asio::awaitable<absl::StatusOr<http::Response>> StreamAll(CachePtr cache, const catalog::Resource& resource,
+                                                                   const CallContext& context,
+                                                                   const common::v1::ListQuery& query, Form form,
+                                                                   postgres::AsyncPostgres& postgres,
+                                                                   const http::Request& request) const;
+
   const HttpApiOptions& options_;
   Clock& clock_;
+  const std::shared_ptr<std::atomic<int>> streams_ = std::make_shared<std::atomic<int>>(0);
 };
 
 }  // namespace mainstay::records

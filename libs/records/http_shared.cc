@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "libs/records/http_shared.h"
 
+#include <algorithm>
+#include <optional>
+
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
 #include "libs/base/problem.h"
 #include "libs/base/strings.h"
@@ -110,17 +114,47 @@ bool Matches(const Tags& tags, std::string_view etag) {
   return false;
 }
 
-absl::Status CheckAccept(const http::Request& request) {
-  const std::string* accept = request.Header("accept");
-  if (accept == nullptr) return absl::OkStatus();
-  for (absl::string_view part : absl::StrSplit(*accept, ',')) {
+absl::StatusOr<Accepted> Negotiate(const http::Request& request, absl::Span<const std::string_view> offers) {
+  const std::string* header = request.Header("accept");
+  if (header == nullptr || Trim(*header).empty()) return Accepted{};
+  std::optional<Accepted> best;
+  double best_quality = 0;
+  for (absl::string_view part : absl::StrSplit(*header, ',')) {
     const std::string_view range = Trim(ToStd(part));
-    const std::string_view type = Trim(range.substr(0, range.find(';')));
-    if (type.empty() || type == "*/*" || type == "application/*" || type == "application/json") return absl::OkStatus();
+    const size_t semicolon = std::min(range.find(';'), range.size());
+    const std::string_view type = Trim(range.substr(0, semicolon));
+    double quality = 1;
+    std::string parameters;
+    for (absl::string_view parameter : absl::StrSplit(ToAbsl(range.substr(semicolon)), ';', absl::SkipEmpty())) {
+      const std::string_view trimmed = Trim(ToStd(parameter));
+      if (trimmed.starts_with("q=")) {
+        if (!absl::SimpleAtod(ToAbsl(trimmed.substr(2)), &quality)) quality = 0;
+      } else {
+        StrAppend(&parameters, parameters.empty() ? "" : ";", trimmed);
+      }
+    }
+    if (quality <= best_quality) continue;
+    for (size_t i = 0; i < offers.size(); ++i) {
+      const std::string_view family = offers[i].substr(0, offers[i].find('/') + 1);
+      const bool fits = type.empty() || type == "*/*" || type == offers[i] ||
+                        (type.ends_with("/*") && type.substr(0, type.size() - 1) == family);
+      if (!fits) continue;
+      best = Accepted{.offer = i, .parameters = parameters};
+      best_quality = quality;
+      break;
+    }
   }
+  if (best.has_value()) return *std::move(best);
+  std::string served;
+  for (const std::string_view offer : offers) StrAppend(&served, served.empty() ? "" : ", ", offer);
   return MakeProblem(Problem{.type = "not-acceptable",
-                             .detail = "only application/json is served here",
-                             .members = {{"accept", "\"application/json\""}}});
+                             .detail = StrCat("what is served here: ", served),
+                             .members = {{"accept", StrCat("\"", served, "\"")}}});
+}
+
+absl::Status CheckAccept(const http::Request& request) {
+  static constexpr std::string_view kJson[] = {"application/json"};
+  return Negotiate(request, kJson).status();
 }
 
 absl::Status CheckContentType(const http::Request& request, bool patch) {

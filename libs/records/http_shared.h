@@ -12,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "libs/base/principal.h"
 #include "libs/catalog/model.h"
 #include "libs/http/server.h"
@@ -61,6 +62,13 @@ absl::StatusOr<Tags> ParseTags(const http::Request& request, std::string_view na
 std::vector<std::string> VersionsOf(const Tags& tags);
 bool Matches(const Tags& tags, std::string_view etag);
 
+// Which of the offered media types the client wants most; not-acceptable: none. Without a wish the first.
+struct Accepted {
+  size_t offer = 0;
+  std::string parameters;  // of the range that won: "escape=formulas"
+};
+absl::StatusOr<Accepted> Negotiate(const http::Request& request, absl::Span<const std::string_view> offers);
+// JSON is all there is.
 absl::Status CheckAccept(const http::Request& request);
 absl::Status CheckContentType(const http::Request& request, bool patch);
 

@@ -24,6 +24,16 @@ std::string Quote(std::string_view identifier) {
   return out + "\"";
 }
 
+// Of the catalog's own texts only.
+std::string Literal(std::string_view text) {
+  std::string out = "'";
+  for (char c : text) {
+    if (c == '\'') out += '\'';
+    out += c;
+  }
+  return out + "'";
+}
+
 std::string TableOf(const Resource& resource) {
   return StrCat(Quote(resource.schema), ".", Quote(resource.table));
 }
@@ -143,6 +153,15 @@ std::string SqlBuilder::Condition(const std::string& alias, const Resource& reso
       return StrCat(column, " && ", list(element));
     case Op::kHasAll:
       return StrCat(column, " @> ", list(element));
+    case Op::kSearch: {
+      // The configuration as a constant, as it stands in the index; the words are read so that none is an error.
+      const std::string configuration = StrCat(Literal(field.search), "::regconfig");
+      const std::string vector = field.type.family == catalog::TypeFamily::kText
+                                     ? StrCat("to_tsvector(", configuration, ", ", column, ")")
+                                     : column;
+      return StrCat(vector, " @@ websearch_to_tsquery(", configuration, ", ", Operands(predicate.operands[0], "text"),
+                    ")");
+    }
     case Op::kOverlaps:
       return field.type.array ? StrCat(column, " && ", list(element)) : StrCat(column, " && ", first());
   }
@@ -297,16 +316,14 @@ std::string After(SqlBuilder& sql, const std::string& alias, const Resource& res
   return out;
 }
 
-namespace {
-std::string Conditions(SqlBuilder& sql, const std::string& alias, const ListQuery& query) {
-  std::string out = sql.Scope(alias, *query.resource, query.access->where(Action::kRead), query.deleted);
+std::string Conditions(SqlBuilder& sql, const std::string& alias, const ListQuery& query, Action action) {
+  std::string out = sql.Scope(alias, *query.resource, query.access->where(action), query.deleted);
   if (query.filter.has_value()) {
     const std::string filter = sql.Where(alias, *query.resource, *query.filter);
     if (filter != "true") StrAppend(&out, " AND ", filter);
   }
   return out;
 }
-}  // namespace
 
 void BuildPage(SqlBuilder& sql, const ListQuery& query, const Columns& columns, const Position* position,
                bool limited) {
@@ -329,10 +346,10 @@ void BuildCount(SqlBuilder& sql, const ListQuery& query, int64_t cap) {
             " LIMIT ", cap + 1, ") s");
 }
 
-void BuildEstimate(SqlBuilder& sql, const ListQuery& query) {
+void BuildMatching(SqlBuilder& sql, const ListQuery& query) {
   const std::string alias = sql.NewAlias();
   const std::string where = Conditions(sql, alias, query);
-  StrAppend(&sql.text, "EXPLAIN (FORMAT JSON) SELECT FROM ", TableOf(*query.resource), " ", alias, " WHERE ", where);
+  StrAppend(&sql.text, "SELECT FROM ", TableOf(*query.resource), " ", alias, " WHERE ", where);
 }
 
 void BuildRelated(SqlBuilder& sql, const Resource& parent, const Expansion& expansion, const Columns& columns,

@@ -55,6 +55,7 @@ class SqlBuilder {
 };
 
 std::string Quote(std::string_view identifier);
+std::string Literal(std::string_view text);
 std::string TableOf(const catalog::Resource& resource);
 std::string Column(const std::string& alias, const catalog::Field& field);
 
@@ -87,11 +88,15 @@ struct Position {
 std::string After(SqlBuilder& sql, const std::string& alias, const catalog::Resource& resource,
                   const std::vector<SortKey>& sort, const Position& position);
 
+// What every row of the answer must meet: the caller's scope and the query's filter.
+std::string Conditions(SqlBuilder& sql, const std::string& alias, const ListQuery& query,
+                       Action action = Action::kRead);
 // A page of the top level: `limit` + 1 rows. Reversed when the position looks backward.
 void BuildPage(SqlBuilder& sql, const ListQuery& query, const Columns& columns, const Position* position, bool limited);
 // The same rows without order, for counting: "SELECT count(*) FROM (SELECT 1 FROM … LIMIT cap + 1) s".
 void BuildCount(SqlBuilder& sql, const ListQuery& query, int64_t cap);
-void BuildEstimate(SqlBuilder& sql, const ListQuery& query);
+// And without a limit: to be explained, not run.
+void BuildMatching(SqlBuilder& sql, const ListQuery& query);
 // The rows of one relation for many parents: keys as one array per column; the first column of the result is the
 // parent's ordinal, from 1.
 void BuildRelated(SqlBuilder& sql, const catalog::Resource& parent, const Expansion& expansion, const Columns& columns,

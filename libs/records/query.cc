@@ -62,6 +62,7 @@ constexpr OpName kOps[] = {
     {"has_any", Op::kHasAny},
     {"has_all", Op::kHasAll},
     {"overlaps", Op::kOverlaps},
+    {"search", Op::kSearch},
 };
 
 bool IsComparable(TypeFamily family) {
@@ -100,6 +101,15 @@ bool Allowed(const ColumnType& type, Op op) {
   }
 }
 
+constexpr size_t kMaxSearchText = 1024;
+
+ColumnType PlainTextType() {
+  ColumnType type;
+  type.family = TypeFamily::kText;
+  type.name = "text";
+  return type;
+}
+
 // Of LIKE: what the client means literally.
 std::string EscapeLike(std::string_view text) {
   std::string out;
@@ -127,8 +137,8 @@ std::string_view PatternProblem(std::string_view pattern) {
 class FilterResolver {
  public:
   FilterResolver(const Model& model, const std::function<AccessPtr(const Resource&)>& access_of, int* leaves,
-                 std::string* shape, bool* indexed)
-      : model_(model), access_of_(access_of), leaves_(leaves), shape_(shape), indexed_(indexed) {}
+                 std::string* shape)
+      : model_(model), access_of_(access_of), leaves_(leaves), shape_(shape) {}
 
   absl::StatusOr<Predicate> Resolve(const Resource& resource, const Access* access, const common::v1::Filter& filter,
                                     int depth) {
@@ -142,7 +152,6 @@ class FilterResolver {
         const bool all = filter.kind_case() == common::v1::Filter::kAnd;
         out.kind = all ? Predicate::Kind::kAnd : Predicate::Kind::kOr;
         Shape(all ? "and(" : "or(");
-        if (!all) NotIndexed();
         for (const auto& child : (all ? filter.and_() : filter.or_()).filters()) {
           ASSIGN_OR_RETURN(Predicate resolved, Resolve(resource, access, child, depth + 1));
           out.children.push_back(std::move(resolved));
@@ -153,7 +162,6 @@ class FilterResolver {
       case common::v1::Filter::kNot: {
         out.kind = Predicate::Kind::kNot;
         Shape("not(");
-        NotIndexed();
         ASSIGN_OR_RETURN(Predicate resolved, Resolve(resource, access, filter.not_(), depth + 1));
         out.children.push_back(std::move(resolved));
         Shape(")");
@@ -191,9 +199,6 @@ class FilterResolver {
   void ShapeValue(std::string_view text) {
     if (shape_ != nullptr) StrAppend(shape_, text.size(), ":", text);
   }
-  void NotIndexed() {
-    if (indexed_ != nullptr) *indexed_ = false;
-  }
 
   // A relation the caller may follow: the target must be readable, and so must our columns; else it does not exist for
   // them.
@@ -210,7 +215,6 @@ class FilterResolver {
       out.target_access = access_of_(*out.target);
       if (!out.target_access->can(Action::kRead)) return Unknown(place);
     }
-    NotIndexed();
     return out;
   }
 
@@ -242,24 +246,18 @@ class FilterResolver {
       if (type.family != TypeFamily::kJson || type.array) return Unknown(condition.place());
       for (absl::string_view step : absl::StrSplit(ToAbsl(path.substr(dot + 1)), '.'))
         out.json_path.emplace_back(ToStd(step));
-      type = ColumnType();
-      type.family = TypeFamily::kText;
-      type.name = "text";
+      type = PlainTextType();
     }
-    if (access != nullptr && !field->filterable)
-      return Invalid(condition.place(), "not_filterable", "this field can't be filtered by");
     const OpName* op =
         std::find_if(std::begin(kOps), std::end(kOps), [&](const OpName& o) { return o.name == condition.op(); });
     if (op == std::end(kOps)) return Invalid(condition.place(), "operator_unknown", "no such operator");
     out.op = op->op;
-    if (!Allowed(type, out.op))
+    const bool searched = out.op == Op::kSearch && out.json_path.empty() && !field->search.empty();
+    if (access != nullptr && !field->filterable && !searched)
+      return Invalid(condition.place(), "not_filterable", "this field can't be filtered by");
+    if (out.op == Op::kSearch ? !searched : !Allowed(type, out.op))
       return Invalid(condition.place(), "operator_not_allowed", "this operator is not for fields of this type");
     Shape(StrCat(path, " ", condition.op(), "="));
-    if (!(field->indexed ||
-          std::find(resource.key.begin(), resource.key.end(), field->position) != resource.key.end()) ||
-        out.op == Op::kNe || out.op == Op::kNin || out.op == Op::kIsNull || out.op == Op::kDistinctFrom ||
-        out.op == Op::kLike || out.op == Op::kIlike || !out.json_path.empty() || type.array)
-      NotIndexed();
     std::vector<std::string> values(condition.values().begin(), condition.values().end());
     if (out.op == Op::kOverlaps && !type.array && values.size() == 2)
       values = {StrCat(values[0], ",", values[1])};  // a range has a comma of its own
@@ -276,7 +274,8 @@ class FilterResolver {
     const bool elements = type.array && out.op != Op::kEq && out.op != Op::kNe && out.op != Op::kDistinctFrom;
     ColumnType wanted = elements ? ElementType(type) : type;
     if (wanted.family == TypeFamily::kDecimal)
-      wanted.precision = wanted.scale = 0;  // comparing with more digits is fine
+      wanted.precision = wanted.scale = 0;                // comparing with more digits is fine
+    if (out.op == Op::kSearch) wanted = PlainTextType();  // words, whatever the column is
     for (const std::string& value : values) {
       ShapeValue(value);
       Operand operand;
@@ -287,6 +286,8 @@ class FilterResolver {
       }
       if (ValueError error = ConvertText(wanted, value, operand.text); !error.ok())
         return Invalid(condition.place(), error.code, error.detail);
+      if (out.op == Op::kSearch && operand.text.size() > kMaxSearchText)
+        return Invalid(condition.place(), "too_long", StrCat("at most ", kMaxSearchText, " bytes"));
       if (out.op == Op::kLike || out.op == Op::kIlike) {
         if (condition.op() == "starts_with") operand.text = EscapeLike(operand.text) + "%";
         if (condition.op() == "contains" || condition.op() == "icontains")
@@ -303,16 +304,14 @@ class FilterResolver {
   const std::function<AccessPtr(const Resource&)>& access_of_;
   int* leaves_;
   std::string* shape_;
-  bool* indexed_;
 };
 
 }  // namespace
 
 absl::StatusOr<Predicate> ResolveFilter(const Model& model, const Resource& resource, const Access* access,
                                         const std::function<AccessPtr(const Resource&)>& access_of,
-                                        const common::v1::Filter& filter, int* leaves_left, std::string* shape,
-                                        bool* indexed) {
-  return FilterResolver(model, access_of, leaves_left, shape, indexed).Resolve(resource, access, filter, 0);
+                                        const common::v1::Filter& filter, int* leaves_left, std::string* shape) {
+  return FilterResolver(model, access_of, leaves_left, shape).Resolve(resource, access, filter, 0);
 }
 
 AccessPtr Resolver::AccessOf(const Resource& resource) {
@@ -370,6 +369,12 @@ absl::Status Resolver::Fields(ListQuery& out, const common::v1::ListQuery& query
   return absl::OkStatus();
 }
 
+bool Resolver::CanFollow(const Resource& resource, const std::string& relation) {
+  const auto it = resource.relations.find(relation);
+  const Resource* target = it == resource.relations.end() ? nullptr : model_.FindResource(it->second.target);
+  return target != nullptr && AccessOf(*target)->can(Action::kRead);
+}
+
 absl::StatusOr<std::unique_ptr<ListQuery>> Resolver::ResolveLevel(const Resource& resource,
                                                                   const common::v1::ListQuery& query, int depth,
                                                                   bool nested) {
@@ -382,7 +387,7 @@ absl::StatusOr<std::unique_ptr<ListQuery>> Resolver::ResolveLevel(const Resource
   // Limit, offset, count, deleted.
   const int most = nested ? options_.nested_max_limit : resource.max_limit;
   out->limit = query.limit() != 0 ? query.limit() : nested ? options_.nested_default_limit : resource.default_limit;
-  if (options_.unlimited) {
+  if (options_.unlimited && !nested) {
     out->limit = query.limit();
   } else if (out->limit < 1 || out->limit > most) {
     return BadParameter("limit", StrCat("limit must be between 1 and ", most));
@@ -417,15 +422,14 @@ absl::StatusOr<std::unique_ptr<ListQuery>> Resolver::ResolveLevel(const Resource
   }
 
   // Filter.
-  out->indexed = true;
   out->shape = StrCat(resource.name, "|");
   if (query.has_filter()) {
     int leaves = options_.max_leaves;
     const std::function<AccessPtr(const Resource&)> access_of = [this](const Resource& target) {
       return AccessOf(target);
     };
-    ASSIGN_OR_RETURN(Predicate filter, ResolveFilter(model_, resource, &access, access_of, query.filter(), &leaves,
-                                                     &out->shape, &out->indexed));
+    ASSIGN_OR_RETURN(Predicate filter,
+                     ResolveFilter(model_, resource, &access, access_of, query.filter(), &leaves, &out->shape));
     out->filter = std::move(filter);
   }
 
@@ -448,6 +452,10 @@ absl::StatusOr<std::unique_ptr<ListQuery>> Resolver::ResolveLevel(const Resource
   }
   for (const auto& key : query.sort()) {
     const Field* field = resource.FindField(key.field());
+    // Only what stands in the row itself gives an order.
+    const std::string head = key.field().substr(0, key.field().find('.'));
+    if (field == nullptr && CanFollow(resource, head))
+      return MakeProblem("field-not-sortable", "relations can't be sorted by", {At("sort", "not_sortable", head)});
     if (field == nullptr || !access.readable[field->position]) return Unknown("sort");
     if (!field->sortable)
       return MakeProblem("field-not-sortable", "this field can't be sorted by",
@@ -463,11 +471,6 @@ absl::StatusOr<std::unique_ptr<ListQuery>> Resolver::ResolveLevel(const Resource
     StrAppend(&out->shape, "|", key.descending ? "-" : "+", resource.fields[key.field].name,
               key.nulls_first ? "f" : "l");
   StrAppend(&out->shape, "|", static_cast<int>(out->deleted));
-  const Field& first = resource.fields[out->sort.empty() ? 0 : out->sort[0].field];
-  if (out->sort.empty() || !(first.indexed || (!resource.key.empty() && resource.key[0] == first.position)) ||
-      out->sort[0].nulls_first != out->sort[0].descending)
-    out->indexed = false;
-
   // Fields and expansions.
   std::map<std::string, std::vector<std::string>> nested_fields;
   RETURN_IF_ERROR(Fields(*out, query, depth, nested_fields));
@@ -500,10 +503,9 @@ absl::StatusOr<std::unique_ptr<ListQuery>> Resolver::ResolveLevel(const Resource
   }
   for (const std::string& name : order) {
     if (!options_.expansions) return BadParameter("expand", "this list has no relations");
+    if (!CanFollow(resource, name)) return Unknown(nested_fields.contains(name) ? "fields" : "expand");
     const auto it = resource.relations.find(name);
-    const Resource* target = it == resource.relations.end() ? nullptr : model_.FindResource(it->second.target);
-    if (target == nullptr || !AccessOf(*target)->can(Action::kRead))
-      return Unknown(nested_fields.contains(name) ? "fields" : "expand");
+    const Resource* target = model_.FindResource(it->second.target);
     if (depth >= 3)
       return MakeProblem("expand-too-deep", "at most three levels of relations", {At("expand", "too_deep", name)});
     if (++relations_ > 10)

@@ -46,6 +46,7 @@ enum class Op : uint8_t {
   kHasAny,
   kHasAll,
   kOverlaps,
+  kSearch,
 };
 enum class Quantifier : uint8_t { kSome, kNone, kEvery };
 
@@ -69,15 +70,16 @@ struct Predicate {
 };
 
 // Actions as in Permission.
-enum class Action : uint8_t { kRead, kCreate, kUpdate, kDelete };
+enum class Action : uint8_t { kRead, kCreate, kUpdate, kDelete, kAggregate };
+inline constexpr int kActions = 5;
 
 // What the roles of a principal give on one resource, together: actions, fields and rows are each the union over its
 // roles.
 struct Access {
-  bool allowed[4] = {};
+  bool allowed[kActions] = {};
   std::vector<bool> readable, writable;  // by field position; hidden ones never
   // Per action: the rows it covers. Not present: all (of the tenant).
-  std::shared_ptr<const Predicate> rows[4];
+  std::shared_ptr<const Predicate> rows[kActions];
   std::string fingerprint;  // equal for equal rights on the same model
   bool can(Action action) const { return allowed[static_cast<int>(action)]; }
   const Predicate* where(Action action) const { return rows[static_cast<int>(action)].get(); }
@@ -118,8 +120,6 @@ struct ListQuery {
   Deleted deleted = Deleted::kHide;
   // What a cursor must agree on: filter with its values, sort, deleted.
   std::string shape;
-  // Every condition is an equality or range on an indexed field, and so is the first sort key.
-  bool indexed = false;
 };
 
 struct ResolveOptions {
@@ -145,6 +145,8 @@ class Resolver {
  private:
   absl::StatusOr<std::unique_ptr<ListQuery>> ResolveLevel(const catalog::Resource& resource,
                                                           const common::v1::ListQuery& query, int depth, bool nested);
+  // Whether there is such a relation for the caller: its target must be readable.
+  bool CanFollow(const catalog::Resource& resource, const std::string& relation);
   absl::Status Fields(ListQuery& out, const common::v1::ListQuery& query, int depth,
                       std::map<std::string, std::vector<std::string>>& nested_fields);
 
@@ -161,8 +163,7 @@ class Resolver {
 absl::StatusOr<Predicate> ResolveFilter(const catalog::Model& model, const catalog::Resource& resource,
                                         const Access* access,
                                         const std::function<AccessPtr(const catalog::Resource&)>& access_of,
-                                        const common::v1::Filter& filter, int* leaves_left, std::string* shape,
-                                        bool* indexed);
+                                        const common::v1::Filter& filter, int* leaves_left, std::string* shape);
 
 // The parts of a path id ("a%2Cb,c"), checked against the key's types. Not a key at all: not-found, like a key of no
 // row.

@@ -3,6 +3,7 @@
 
 #include <unordered_map>
 
+#include "absl/strings/numbers.h"
 #include "libs/base/json.h"
 #include "libs/base/problem.h"
 #include "libs/base/status.h"
@@ -91,6 +92,43 @@ awaitable<absl::Status> FetchRelated(Runner& runner, const catalog::Model& model
   co_return absl::OkStatus();
 }
 
+awaitable<absl::StatusOr<double>> Explain(Runner& runner, std::string sql, postgres::Params params,
+                                          std::string_view figure) {
+  absl::StatusOr<RowsPtr> explained = co_await runner.RunAnew(StrCat("EXPLAIN (FORMAT JSON) ", sql), std::move(params));
+  if (!explained.ok()) co_return ReadFailure(explained.status());
+  const auto plan = JsonDocument::Parse(std::string((*explained)->Get(0, 0)), JsonLimits{.depth = 200});
+  const JsonValue* top = plan.ok() && plan->root().is_array() && !plan->root().items().empty()
+                             ? plan->root().items()[0].Find("Plan")
+                             : nullptr;
+  const JsonValue* found = top == nullptr ? nullptr : top->Find(figure);
+  double value = 0;
+  if (found == nullptr || !found->is_number() || !absl::SimpleAtod(ToAbsl(found->text()), &value))
+    co_return absl::InternalError(StrCat("a plan without ", figure));
+  co_return value;
+}
+
+namespace {
+// Nothing: it took too long, and the transaction is of no more use.
+awaitable<absl::StatusOr<std::optional<int64_t>>> CountExactly(Runner& runner, const CallContext& context,
+                                                               const ListQuery& query, ReadOptions options) {
+  const bool timed = options.exact_count_time > absl::ZeroDuration();
+  if (timed) {
+    const absl::StatusOr<RowsPtr> set = co_await runner.Run(
+        StrCat("SET LOCAL statement_timeout = ", absl::ToInt64Milliseconds(options.exact_count_time)), {});
+    if (!set.ok()) co_return set.status();
+  }
+  SqlBuilder sql(context);
+  BuildCount(sql, query, options.exact_count_cap);
+  const absl::StatusOr<RowsPtr> counted = co_await runner.RunAnew(std::move(sql.text), std::move(sql.params));
+  if (!counted.ok()) {
+    const auto error = postgres::GetSqlError(counted.status());
+    if (timed && error.has_value() && error->sqlstate == "57014") co_return std::nullopt;
+    co_return ReadFailure(counted.status());
+  }
+  co_return std::stoll(std::string((*counted)->Get(0, 0)));
+}
+}  // namespace
+
 awaitable<absl::StatusOr<PageOfRows>> FetchPage(Runner& runner, const catalog::Model& model, const CallContext& context,
                                                 const ListQuery& query, ReadOptions options) {
   PageOfRows out;
@@ -102,7 +140,12 @@ awaitable<absl::StatusOr<PageOfRows>> FetchPage(Runner& runner, const catalog::M
   }
   SqlBuilder sql(context);
   BuildPage(sql, query, out.level->columns, position.has_value() ? &*position : nullptr, true);
-  absl::StatusOr<RowsPtr> rows = co_await runner.Run(std::move(sql.text), std::move(sql.params));
+  absl::StatusOr<RowsPtr> rows = absl::InternalError("");
+  if (options.planned_anew) {
+    rows = co_await runner.RunAnew(std::move(sql.text), std::move(sql.params));
+  } else {
+    rows = co_await runner.Run(std::move(sql.text), std::move(sql.params));
+  }
   if (!rows.ok()) co_return ReadFailure(rows.status());
   out.level->rows = *std::move(rows);
   const Rows& found = *out.level->rows;
@@ -132,26 +175,17 @@ awaitable<absl::StatusOr<PageOfRows>> FetchPage(Runner& runner, const catalog::M
   if (!related.ok()) co_return related;
 
   if (query.count == Count::kExact) {
-    SqlBuilder count(context);
-    BuildCount(count, query, options.exact_count_cap);
-    absl::StatusOr<RowsPtr> counted = co_await runner.Run(std::move(count.text), std::move(count.params));
-    if (!counted.ok()) co_return ReadFailure(counted.status());
-    int64_t total = std::stoll(std::string((*counted)->Get(0, 0)));
-    out.page.set_total_kind(total > options.exact_count_cap ? "capped" : "exact");
-    out.page.set_total(std::min(total, options.exact_count_cap));
+    const int64_t seen = query.offset + n;
+    CO_ASSIGN_OR_RETURN(const std::optional<int64_t> total, co_await CountExactly(runner, context, query, options));
+    const bool capped = !total.has_value() || *total > options.exact_count_cap;
+    out.page.set_total_kind(capped ? "capped" : "exact");
+    out.page.set_total(total.has_value() ? std::min(*total, options.exact_count_cap) : seen);
   } else if (query.count == Count::kEstimated) {
     SqlBuilder estimate(context);
-    BuildEstimate(estimate, query);
-    absl::StatusOr<RowsPtr> explained = co_await runner.Run(std::move(estimate.text), std::move(estimate.params));
-    if (!explained.ok()) co_return ReadFailure(explained.status());
-    const auto plan = JsonDocument::Parse(std::string((*explained)->Get(0, 0)), JsonLimits{.depth = 200});
-    int64_t total = 0;
-    if (plan.ok() && plan->root().is_array() && !plan->root().items().empty()) {
-      const JsonValue* top = plan->root().items()[0].Find("Plan");
-      const JsonValue* estimated = top == nullptr ? nullptr : top->Find("Plan Rows");
-      if (estimated != nullptr && estimated->is_number()) total = std::stoll(std::string(estimated->text()));
-    }
-    out.page.set_total(total);
+    BuildMatching(estimate, query);
+    CO_ASSIGN_OR_RETURN(const double total,
+                        co_await Explain(runner, std::move(estimate.text), std::move(estimate.params), "Plan Rows"));
+    out.page.set_total(static_cast<int64_t>(total));
     out.page.set_total_kind("estimated");
   }
   co_return out;

@@ -18,7 +18,12 @@ namespace mainstay::records {
 struct ReadOptions {
   std::string_view cursor_key;
   absl::Duration cursor_life = absl::Hours(24);
+  // An exact count goes no further than this many rows, and takes no longer than this (in a transaction that may fail
+  // afterwards; zero: as long as any statement). Then it is answered as `capped`.
   int64_t exact_count_cap = 100'000;
+  absl::Duration exact_count_time = absl::ZeroDuration();
+  // The page is planned for its very values (cost.h).
+  bool planned_anew = false;
   absl::Time now;
 };
 
@@ -52,6 +57,10 @@ boost::asio::awaitable<absl::StatusOr<PageOfRows>> FetchPage(Runner& runner, con
 // The relations of the rows in `level`.
 boost::asio::awaitable<absl::Status> FetchRelated(Runner& runner, const catalog::Model& model,
                                                   const CallContext& context, Level& level);
+
+// A figure of PostgreSQL's plan for a statement that is not run: "Plan Rows", "Total Cost".
+boost::asio::awaitable<absl::StatusOr<double>> Explain(Runner& runner, std::string sql, postgres::Params params,
+                                                       std::string_view figure);
 
 // {"id":"1",…} appended.
 void RenderRow(const Level& level, int row, std::string& out);

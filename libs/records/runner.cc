@@ -49,6 +49,14 @@ class SessionRunner : public Runner {
     if (!result.ok()) co_return result.status();
     co_return WrapResult(*std::move(result));
   }
+  boost::asio::awaitable<absl::StatusOr<RowsPtr>> RunAnew(std::string sql, postgres::Params params) override {
+    postgres::Statement statement{.sql = std::make_shared<const postgres::Sql>(std::move(sql)),
+                                  .params = std::move(params),
+                                  .planned_anew = true};
+    absl::StatusOr<postgres::Result> result = co_await session_.Execute(std::move(statement));
+    if (!result.ok()) co_return result.status();
+    co_return WrapResult(*std::move(result));
+  }
 
  private:
   postgres::Session& session_;

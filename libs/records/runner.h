@@ -39,6 +39,10 @@ class Runner {
  public:
   virtual ~Runner() = default;
   virtual boost::asio::awaitable<absl::StatusOr<RowsPtr>> Run(std::string sql, postgres::Params params) = 0;
+  // The same, planned for these very values (postgres::Statement::planned_anew).
+  virtual boost::asio::awaitable<absl::StatusOr<RowsPtr>> RunAnew(std::string sql, postgres::Params params) {
+    return Run(std::move(sql), std::move(params));
+  }
 };
 
 // Prepared statements by their text, so that equal texts share one. Bounded: when full it starts anew, and connections

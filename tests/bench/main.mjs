@@ -3,11 +3,12 @@
 import { writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { Suite } from '../e2e/lib/suite.mjs';
-import { jobs, names } from './jobs.mjs';
-import { records } from './records.mjs';
+import { jobs, names as jobNames } from './jobs.mjs';
+import { names as recordNames, records } from './records.mjs';
 
 const { values, positionals } = parseArgs({ allowPositionals: true, options: { quick: { type: 'boolean', default: false }, only: { type: 'string' }, json: { type: 'string' } } });
 const all = { records, jobs };
+const names = [...recordNames, ...jobNames];
 const unknown = (values.only?.split(',') ?? []).filter((name) => !names.includes(name));
 if (unknown.length > 0) {
   console.error(`--only: there is no ${unknown.join(', ')}; there are ${names.join(' ')}`);

@@ -78,7 +78,8 @@ TEST_CASE("mistakes carry file, line, column and path") {
         Lines{"c.yaml:5:20: resources.orders.relations.x: say either `to: RESOURCE` (one row) or `many: RESOURCE` (a "
               "list)"});
   CHECK(Wrong(Resource("    permissions: {staff: {actions: [reed]}}\n")) ==
-        Lines{"c.yaml:5:37: resources.orders.permissions.staff.actions[0]: \"reed\" is not read, create, update, "
+        Lines{"c.yaml:5:37: resources.orders.permissions.staff.actions[0]: \"reed\" is not read, aggregate, create, "
+              "update, "
               "delete or all"});
 }
 

@@ -332,27 +332,35 @@ TEST_CASE("exclusive connections are bounded, and so is the wait for one") {
   });
 }
 
-TEST_CASE("a large result streams through a cursor and can be stopped") {
+TEST_CASE("a large result comes through a cursor, piece by piece, beside other statements, and may be left") {
   OnLoop(Options(), [](asio::io_context&, AsyncPostgres& db) -> asio::awaitable<void> {
     auto session = co_await db.Acquire(Soon());
     REQUIRE_THAT(session, IsOk());
-    int64_t rows = 0, batches = 0;
-    Statement statement{Text("SELECT g, repeat('x', 100) FROM generate_series(1, $1::int) g"), {std::string("10250")}};
-    std::function<asio::awaitable<absl::Status>(const Result&)> count =
-        [&](const Result& result) -> asio::awaitable<absl::Status> {
-      rows += result.rows();
-      ++batches;
-      co_return absl::OkStatus();
-    };
-    auto status = co_await (*session)->Stream(std::move(statement), std::move(count));
-    CHECK_THAT(status, IsOk());
-    CHECK(rows == 10250);
-    CHECK(batches > 10);
-    Statement stopped{Text("SELECT g FROM generate_series(1, 100000) g"), {}};
-    std::function<asio::awaitable<absl::Status>(const Result&)> stop =
-        [](const Result&) -> asio::awaitable<absl::Status> { co_return absl::CancelledError("enough"); };
-    status = co_await (*session)->Stream(std::move(stopped), std::move(stop));
-    CHECK_THAT(status, StatusIs(absl::StatusCode::kCancelled, "enough"));
+    const std::string sql = "SELECT g, repeat('x', 100) FROM generate_series(1, $1::int) g";
+    Statement outside{Text(sql), {std::string("1")}};
+    auto refused = co_await (*session)->FetchFirst(std::move(outside), 1);
+    CHECK(refused.status().code() == absl::StatusCode::kInternal);
+    (*session)->Begin("READ ONLY");
+    Statement statement{Text(sql), {std::string("1025")}};
+    auto rows = co_await (*session)->FetchFirst(std::move(statement), 100);
+    int64_t seen = 0;
+    std::string last;
+    while (rows.ok() && rows->rows() > 0) {
+      seen += rows->rows();
+      last = rows->Get(rows->rows() - 1, 0);
+      Statement between{Text("SELECT 1"), {}};
+      auto one = co_await (*session)->Execute(std::move(between));
+      CHECK_THAT(one, IsOk());
+      rows = co_await (*session)->FetchMore(300);
+    }
+    CHECK_THAT(rows, IsOk());
+    CHECK(seen == 1025);
+    CHECK(last == "1025");
+    Statement left{Text(sql), {std::string("1000000")}};
+    rows = co_await (*session)->FetchFirst(std::move(left), 10);
+    CHECK(rows->rows() == 10);
+    auto rolled_back = co_await (*session)->Rollback();
+    CHECK_THAT(rolled_back, IsOk());
     Statement next{Text("SELECT 1"), {}};
     auto result = co_await (*session)->Execute(std::move(next));
     CHECK_THAT(result, IsOk());

@@ -11,6 +11,7 @@
 #include "libs/base/text.h"
 #include "libs/catalog/introspect.h"
 #include "libs/http/list_query.h"
+#include "libs/records/cost.h"
 #include "libs/records/list.h"
 #include "mainstay/jobs/v1/jobs.pb.h"
 #include "tests/unit/records/world.h"
@@ -65,7 +66,7 @@ resources:
       rank: {filterable: true, sortable: true}
       score: {filterable: true, sortable: true}
       price: {filterable: true, sortable: true}
-      label: {filterable: true, sortable: true}
+      label: {filterable: true, sortable: true, search: simple}
       at: {filterable: true, sortable: true}
       mood: {filterable: true, sortable: true}
       flag: {filterable: true, sortable: true}
@@ -126,6 +127,9 @@ TEST_CASE("filters mean what the same condition means in SQL") {
       {"filter[label][gt]=b", "label > 'b'"},
       {"filter[at]=2026-01-01T00:00:00.000003Z", "at = '2026-01-01T00:00:00.000003Z'"},
       {"filter[at][gte]=2026-01-01T01:00:00.000005+01:00", "at >= '2026-01-01T00:00:00.000005Z'"},
+      {"filter[label][search]=apple -b", "to_tsvector('simple', label) @@ websearch_to_tsquery('simple', 'apple -b')"},
+      {"filter[label][search]=Zoë or x", "to_tsvector('simple', label) @@ websearch_to_tsquery('simple', 'Zoë or x')"},
+      {"filter[label][search]=\"| ! ()", "false"},
       {"filter[mood]=ok", "mood = 'ok'"},
       {"filter[mood][gte]=ok", "mood >= 'ok'"},
       {"filter[mood][in]=sad,happy", "mood IN ('sad', 'happy')"},
@@ -194,13 +198,15 @@ TEST_CASE("wrong queries are refused before any SQL") {
       {"filter[things][some][id]=1", "unknown-field"},
       {"filter[owner][some][id]=1", "filter-invalid"},
       {"filter[tenant][foo]=1", "filter-invalid"},
+      {"filter[rank][search]=1", "filter-invalid"},
+      {"filter[doc.k][search]=1", "filter-invalid"},
       {"limit=0", "invalid-parameter"},
       {"limit=201", "invalid-parameter"},
       {"limit=1e3", "invalid-parameter"},
       {"offset=10001", "offset-too-deep"},
       {"sort=doc", "field-not-sortable"},
       {"sort=rank,-rank", "invalid-parameter"},
-      {"sort=owner.name", "unknown-field"},
+      {"sort=owner.name", "field-not-sortable"},
       {"cursor=abc", "cursor-invalid"},
       {"cursor=abc&offset=1", "invalid-parameter"},
       {"fields=rank%00", "invalid-parameter"},
@@ -221,6 +227,57 @@ TEST_CASE("wrong queries are refused before any SQL") {
   // Only PostgreSQL can read a range: still the query's fault.
   CHECK(world.Get(kAcme, "/v1/things?filter[span][overlaps]=nonsense").problem() == "filter-invalid");
   CHECK(world.Get(kAcme, "/v1/things").status() == 200);
+}
+
+TEST_CASE("attack row '4 resources': long search text, relations times limits, the score in the answer") {
+  World world(kThings, kCatalog);
+  world.TakeStatements();
+  CHECK(world.Get(kAcme, StrCat("/v1/things?filter[label][search]=", std::string(10'240, 'a'))).problem() ==
+        "filter-invalid");
+  HttpApi strict({.cursor_key = kCursorKey, .query_cost_limit = 20'000});
+  world.Use(strict);
+  Answer refused = world.Get(kAcme, "/v1/owners?limit=200&expand=things&expand[things][limit]=100");
+  CHECK(refused.problem() == "query-too-expensive");
+  CHECK(refused["cost"] == "20200");
+  CHECK(refused["limit"] == "20000");
+  CHECK(world.Get(kAcme, "/v1/owners/1?expand=things.owner.things.owner").problem() == "expand-too-deep");
+  CHECK(world.TakeStatements().empty());
+  CHECK(world.Get(kAcme, "/v1/owners?limit=199&expand=things&expand[things][limit]=99").header("query-cost") ==
+        "19900");
+  CHECK(world.Get(kAcme, "/v1/owners/1?expand=things").header("query-cost") == "11");
+  // What no index serves counts as a thousand rows, per level; each relation in a filter too.
+  CHECK(world.Get(kAcme, "/v1/things?limit=10&sort=mood&filter[flag]=true").header("query-cost") == "1010");
+  CHECK(world.Get(kAcme, "/v1/things?limit=10&sort=rank&filter[owner.name]=Ann").header("query-cost") == "1010");
+  CHECK(world.Get(kAcme, "/v1/things?limit=10&sort=rank").header("query-cost") == "10");
+}
+
+TEST_CASE("only lists that one index answers share connections; others are planned for their values") {
+  World world(kThings + std::string("CREATE INDEX ON t.owners (tenant, name, id);"), kCatalog);
+  const auto cheap = [&](const std::string& name, const std::string& query, const Principal& who = kAcme) {
+    const catalog::Resource& resource = *world.model().FindResource(name);
+    auto parsed = http::ParseListQuery(std::string_view(query));
+    REQUIRE_THAT(parsed, testing::IsOk());
+    const CallContext context = Context(who);
+    Resolver resolver(world.model(), context);
+    auto resolved = resolver.Resolve(resource, *parsed);
+    REQUIRE_THAT(resolved, testing::IsOk());
+    return IsCheap(**resolved, who.tenant == kAllTenants);
+  };
+  CHECK(cheap("owners", "sort=name"));
+  CHECK(cheap("owners", "sort=-name"));
+  CHECK(cheap("owners", "filter[name][gte]=B&sort=name"));
+  CHECK(cheap("owners", "filter[name]=Ann"));
+  CHECK(cheap("owners", "filter[id]=1&sort=name"));
+  CHECK_FALSE(cheap("owners", ""));  // by id: the rows of other tenants stand between
+  CHECK_FALSE(cheap("owners", "sort=name", Someone("*")));
+  CHECK(cheap("owners", "", Someone("*")));
+  CHECK_FALSE(cheap("owners", "sort=name:nulls_first,-id"));
+  CHECK_FALSE(cheap("owners", "filter[country]=DE&sort=name"));
+  CHECK_FALSE(cheap("owners", "filter[name][contains]=n&sort=name"));
+  CHECK_FALSE(cheap("owners", "filter[or][0][name]=Ann&filter[or][1][name]=Ben&sort=name"));
+  CHECK_FALSE(cheap("owners", "sort=name", Someone("acme", {"reader"})));  // its rows are those of one country
+  CHECK_FALSE(cheap("things", "sort=rank"));                               // many rows may share a rank
+  CHECK_FALSE(cheap("things", "sort=id&offset=10", Someone("*")));
 }
 
 TEST_CASE("walking all pages gives each row once, in the unpaged order, forwards and backwards") {

@@ -2,8 +2,11 @@
 #include "tests/unit/records/world.h"
 
 #include <boost/asio/co_spawn.hpp>
+#include <map>
+#include <pqxx/pqxx>
 
 #include "libs/base/problem.h"
+#include "libs/catalog/init.h"
 #include "libs/catalog/publish.h"
 #include "libs/http/parser.h"
 #include "tests/support/environment.h"
@@ -27,26 +30,28 @@ class Body : public http::BodyReader {
 
 class CountingSession : public postgres::Session {
  public:
-  CountingSession(std::unique_ptr<postgres::Session> session, std::vector<std::string>& log)
-      : session_(std::move(session)), log_(log) {}
+  CountingSession(std::unique_ptr<postgres::Session> session, std::function<void(postgres::Statement&)> note)
+      : session_(std::move(session)), Note(std::move(note)) {}
   void Begin(std::string_view mode) override { session_->Begin(mode); }
   asio::awaitable<absl::StatusOr<postgres::Result>> Execute(postgres::Statement statement) override {
-    log_.push_back(statement.sql->text);
+    Note(statement);
     auto result = co_await session_->Execute(std::move(statement));
     co_return result;
   }
   asio::awaitable<absl::StatusOr<std::vector<postgres::Result>>> ExecuteAll(
       std::vector<postgres::Statement> statements) override {
-    for (const auto& statement : statements) log_.push_back(statement.sql->text);
+    for (auto& statement : statements) Note(statement);
     auto result = co_await session_->ExecuteAll(std::move(statements));
     co_return result;
   }
-  asio::awaitable<absl::Status> Stream(
-      postgres::Statement statement,
-      std::function<asio::awaitable<absl::Status>(const postgres::Result&)> rows) override {
-    log_.push_back(statement.sql->text);
-    auto status = co_await session_->Stream(std::move(statement), std::move(rows));
-    co_return status;
+  asio::awaitable<absl::StatusOr<postgres::Result>> FetchFirst(postgres::Statement statement, int rows) override {
+    Note(statement);
+    auto result = co_await session_->FetchFirst(std::move(statement), rows);
+    co_return result;
+  }
+  asio::awaitable<absl::StatusOr<postgres::Result>> FetchMore(int rows) override {
+    auto result = co_await session_->FetchMore(rows);
+    co_return result;
   }
   asio::awaitable<absl::Status> Commit() override {
     auto status = co_await session_->Commit();
@@ -60,7 +65,7 @@ class CountingSession : public postgres::Session {
 
  private:
   std::unique_ptr<postgres::Session> session_;
-  std::vector<std::string>& log_;
+  const std::function<void(postgres::Statement&)> Note;
 };
 
 }  // namespace
@@ -70,23 +75,37 @@ class CountingPostgres : public postgres::AsyncPostgres {
   explicit CountingPostgres(std::unique_ptr<postgres::AsyncPostgres> real) : real_(std::move(real)) {}
   asio::awaitable<absl::StatusOr<postgres::Result>> Execute(postgres::Statement statement,
                                                             absl::Time deadline) override {
-    log.push_back(statement.sql->text);
+    Note(statement);
     auto result = co_await real_->Execute(std::move(statement), deadline);
     co_return result;
   }
   asio::awaitable<absl::StatusOr<std::unique_ptr<postgres::Session>>> Acquire(absl::Time deadline) override {
     auto session = co_await real_->Acquire(deadline);
     if (!session.ok()) co_return session.status();
-    std::unique_ptr<postgres::Session> counting = std::make_unique<CountingSession>(*std::move(session), log);
+    std::unique_ptr<postgres::Session> counting = std::make_unique<CountingSession>(
+        *std::move(session), [this](postgres::Statement& statement) { Note(statement); });
     co_return counting;
   }
   absl::Status Health() const override { return real_->Health(); }
   void Close() override { real_->Close(); }
 
   std::vector<std::string> log;
+  std::function<std::string(const std::string&)> rewrite;  // what is sent instead of a statement
 
  private:
+  void Note(postgres::Statement& statement) {
+    if (statement.sql->text.starts_with("SET LOCAL")) return;
+    log.push_back(statement.sql->text);
+    if (!rewrite) return;
+    std::string changed = rewrite(statement.sql->text);
+    if (changed == statement.sql->text) return;
+    postgres::SqlPtr& sql = rewritten_[changed];
+    if (sql == nullptr) sql = std::make_shared<const postgres::Sql>(std::move(changed));
+    statement.sql = sql;
+  }
+
   std::unique_ptr<postgres::AsyncPostgres> real_;
+  std::map<std::string, postgres::SqlPtr> rewritten_;
 };
 
 Principal Someone(const std::string& tenant, std::vector<std::string> roles, const std::string& subject) {
@@ -127,6 +146,16 @@ std::vector<std::string> Answer::errors() const {
   return out;
 }
 
+namespace {
+std::string Drafted(const std::string& url) {
+  pqxx::connection connection(url);
+  pqxx::read_transaction tx(connection);
+  absl::StatusOr<std::string> draft = catalog::Draft(tx, {});
+  REQUIRE_THAT(draft, testing::IsOk());
+  return *std::move(draft);
+}
+}  // namespace
+
 World::World(const std::string& sql, const std::string& catalog) {
   url_ = testing::NewMigratedDatabase();
   std::vector<catalog::File> files;
@@ -140,7 +169,7 @@ World::World(const std::string& sql, const std::string& catalog) {
     variables = {{"payments_url", "http://127.0.0.1:9000"}};
   } else {
     testing::Sql(url_, sql);
-    files = {{"catalog.yaml", catalog}};
+    files = {{"catalog.yaml", catalog == kDraft ? Drafted(url_) : catalog}};
   }
   auto checked = catalog::Check(url_, files, variables);
   REQUIRE_THAT(checked, testing::IsOk());
@@ -159,6 +188,9 @@ World::~World() {
 
 postgres::AsyncPostgres& World::postgres() {
   return *postgres_;
+}
+void World::Rewrite(std::function<std::string(const std::string&)> rewrite) {
+  postgres_->rewrite = std::move(rewrite);
 }
 std::vector<std::string> World::TakeStatements() {
   return std::exchange(postgres_->log, {});
@@ -184,6 +216,18 @@ asio::awaitable<http::Response> World::Start(Principal who, std::string method, 
   request.deadline = absl::Now() + absl::Seconds(20);
   const CallContext context = Context(who);
   http::Response response = co_await used_->Handle(request, context, model_, *postgres_);
+  // A stream is read to its end, as the server would.
+  while (response.stream != nullptr) {
+    absl::StatusOr<std::string> piece = co_await response.stream->Next();
+    if (!piece.ok()) response.headers.emplace_back("cut", piece.status().ToString());
+    if (!piece.ok() || piece->empty()) {
+      response.stream.reset();
+    } else {
+      ++pieces_;
+      largest_piece_ = std::max(largest_piece_, piece->size());
+      response.body += *piece;
+    }
+  }
   co_return response;
 }
 
@@ -194,7 +238,8 @@ std::vector<Answer> World::CallAll(const std::vector<std::function<asio::awaitab
     asio::co_spawn(loop_, calls[i](), [&, i](std::exception_ptr failure, http::Response response) {
       if (failure) std::rethrow_exception(failure);
       out[i].response = std::move(response);
-      if (!out[i].response.body.empty()) {
+      if (!out[i].response.body.empty() && out[i].header("content-type").find("json") != std::string::npos &&
+          out[i].header("content-type").find("ndjson") == std::string::npos) {
         auto document = JsonDocument::Parse(out[i].response.body);
         if (!document.ok()) FAIL("not JSON: " << out[i].response.body);
         out[i].document = std::make_shared<JsonDocument>(*std::move(document));

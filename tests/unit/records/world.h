@@ -23,6 +23,8 @@
 namespace mainstay::records {
 
 inline const std::string kCursorKey(32, 'k');
+// In place of a catalog: what `mainstay init` drafts from the database.
+inline const std::string kDraft = "draft";
 
 Principal Someone(const std::string& tenant, std::vector<std::string> roles = {"admin"},
                   const std::string& subject = "key_1");
@@ -47,7 +49,7 @@ class CountingPostgres;
 
 class World {
  public:
-  // `sql`: makes the tables. `catalog`: one file; empty: the demo's shop.
+  // `sql`: makes the tables. `catalog`: one file; empty: the demo's shop; kDraft: what `mainstay init` drafts.
   explicit World(const std::string& sql = "", const std::string& catalog = "");
   ~World();
 
@@ -71,6 +73,11 @@ class World {
   postgres::AsyncPostgres& postgres();
   // Statements sent since the last call, in order; BEGIN, COMMIT not counted.
   std::vector<std::string> TakeStatements();
+  // Sends what `rewrite` makes of each statement instead: a planner with a mistake. Empty: none.
+  void Rewrite(std::function<std::string(const std::string&)> rewrite);
+  // Of all streamed answers: how many pieces, and the largest.
+  int pieces() const { return pieces_; }
+  size_t largest_piece() const { return largest_piece_; }
 
  private:
   std::string url_;
@@ -80,6 +87,8 @@ class World {
   std::unique_ptr<postgres::Pool> pool_;
   HttpApi api_{{.cursor_key = kCursorKey}};
   HttpApi* used_ = &api_;
+  int pieces_ = 0;
+  size_t largest_piece_ = 0;
 };
 
 CallContext Context(const Principal& who);
