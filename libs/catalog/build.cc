@@ -50,7 +50,9 @@ Built Builder::Run() {
   }
   for (const auto& [name, declaration] : declared_.resources) {
     resource_ = name;
-    if (!broken.contains(name)) BuildPermissions(declaration, model_->resources[name], broken);
+    if (broken.contains(name)) continue;
+    BuildPermissions(declaration, model_->resources[name], broken);
+    BuildWriting(declaration, model_->resources[name], broken);
   }
   for (const auto& [name, declaration] : declared_.resources)
     if (!broken.contains(name)) Warnings(declaration, model_->resources[name]);

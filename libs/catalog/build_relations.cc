@@ -153,6 +153,9 @@ void Builder::BuildRelations(const ResourceDeclaration& declaration, Resource& r
     out.name = relation.name;
     out.kind = relation.kind;
     out.target = relation.target;
+    out.nested = relation.nested;
+    if (relation.nested && target->read_only)
+      Fail(path + ".nested", StrCat("the resource ", relation.target, " is read-only"));
     const Table& target_table = *database_.Find(target->schema, target->table);
     bool ok = false;
     if (relation.kind == Relation::Kind::kToOne) {
@@ -191,6 +194,8 @@ void Builder::BuildRelations(const ResourceDeclaration& declaration, Resource& r
            Resolve(path, *through, *target, relation.other, {}, &out.through_target_columns, &out.target_columns);
       out.through = QuoteName(through->schema, through->name);
     }
+    if (ok && relation.nested && !SameColumns(out.columns, KeyColumns(resource)))
+      Fail(path + ".nested", StrCat("only rows that point at the key of ", resource.name, " can be created with one"));
     if (ok) resource.relations[relation.name] = std::move(out);
   }
 }
@@ -271,6 +276,45 @@ void Builder::BuildPermissions(const ResourceDeclaration& declaration, Resource&
     std::string problem = FilterTextProblem(*model_, resource, given.where, {.placeholders = true, .hidden = true});
     if (!problem.empty() && !NamesBroken(resource, given.where, declaration, broken)) Fail(path + ".where", problem);
     resource.permissions[given.role] = std::move(permission);
+  }
+}
+
+void Builder::BuildWriting(const ResourceDeclaration& declaration, Resource& resource,
+                           const std::set<std::string>& broken) {
+  const std::string path = StrCat("resources.", declaration.name);
+  if (resource.read_only)
+    for (const char* key : {"checks", "jobs", "by_filter", "changes", "history"})
+      if (declared_.places.contains(StrCat(path, ".", key)))
+        Fail(StrCat(path, ".", key), "the resource is read-only: nothing is ever written here", true);
+  const auto text = [&](const std::string& place, const std::string& filter, bool fields) {
+    const std::string problem =
+        FilterTextProblem(*model_, resource, filter, {.placeholders = !fields, .fields = fields, .hidden = true});
+    if (!problem.empty() && !NamesBroken(resource, filter, declaration, broken)) Fail(place, problem);
+  };
+  const auto positions = [&](const std::string& place, const std::vector<std::string>& names) {
+    std::vector<int> out;
+    for (size_t i = 0; i < names.size(); ++i)
+      if (const Field* field = VisibleField(StrCat(place, "[", i, "]"), resource, names[i]); field != nullptr)
+        out.push_back(field->position);
+    return out;
+  };
+  for (const CheckDeclaration& given : declaration.checks) {
+    const std::string place = StrCat(path, ".checks.", given.settings.name);
+    RowCheck check = given.settings;
+    text(place + ".if", check.condition, true);
+    text(place + ".that", check.that, true);
+    check.fields = positions(place + ".fields", given.fields);
+    resource.checks.push_back(std::move(check));
+  }
+  for (const WriteJobDeclaration& given : declaration.jobs) {
+    const std::string place = StrCat(path, ".jobs.", given.settings.name);
+    WriteJob job = given.settings;
+    text(place + ".when", job.when, false);
+    job.changed = positions(place + ".changed", given.changed);
+    job.args = positions(place + ".args", given.args);
+    if (!model_->queues.contains(job.queue))
+      Fail(place + ".queue", StrCat("there is no queue \"", job.queue, "\"", Hint(job.queue, Keys(model_->queues))));
+    resource.jobs.push_back(std::move(job));
   }
 }
 

@@ -71,6 +71,9 @@ void Builder::BuildResource(const ResourceDeclaration& declaration, Resource& re
   resource.offset_allowed = declaration.offset;
   resource.if_match_required = declaration.require_if_match;
   resource.cache = declaration.cache;
+  resource.by_filter = declaration.by_filter;
+  resource.changes = declaration.changes;
+  resource.history = declaration.history;
   if (declaration.table_name.empty()) {  // said already by the parser
     broken_[declaration.name].push_back("names no table");
     return;

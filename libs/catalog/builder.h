@@ -84,6 +84,7 @@ class Builder {
   static bool Indexed(const Table& table, const Resource& resource, const std::vector<std::string>& columns);
   void BuildPermissions(const ResourceDeclaration& declaration, Resource& resource,
                         const std::set<std::string>& broken);
+  void BuildWriting(const ResourceDeclaration& declaration, Resource& resource, const std::set<std::string>& broken);
   // A predicate over a relation that was left out because its target is broken.
   static bool NamesBroken(const Resource& resource, std::string_view where, const ResourceDeclaration& declaration,
                           const std::set<std::string>& broken);

@@ -31,6 +31,17 @@ struct RelationDeclaration {
   std::vector<std::string> references;  // what `by` points at; "" = the key
   std::string through;
   std::vector<std::string> other;  // through: the joining table's columns towards them
+  bool nested = false;
+};
+
+struct CheckDeclaration {
+  RowCheck settings;
+  std::vector<std::string> fields;
+};
+
+struct WriteJobDeclaration {
+  WriteJob settings;
+  std::vector<std::string> changed, args;
 };
 
 struct PermissionDeclaration {
@@ -50,7 +61,8 @@ struct ResourceDeclaration {
   std::string version, deleted_at, created_at, updated_at;
   std::vector<std::string> default_sort;
   int default_limit = 50, max_limit = 200;
-  bool offset = false, require_if_match = false, client_key = false;
+  bool offset = false, require_if_match = false, client_key = false, by_filter = false, changes = false;
+  std::optional<absl::Duration> history;
   std::optional<bool> read_only;
   bool declared_only = false;  // fields not declared are hidden
   std::optional<absl::Duration> cache;
@@ -58,6 +70,8 @@ struct ResourceDeclaration {
   std::vector<RelationDeclaration> relations;
   std::map<std::string, std::vector<std::string>> views;
   std::vector<PermissionDeclaration> permissions;
+  std::vector<CheckDeclaration> checks;
+  std::vector<WriteJobDeclaration> jobs;
 };
 
 struct Place {

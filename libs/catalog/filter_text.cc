@@ -40,6 +40,7 @@ std::string Unknown(const Resource& resource, const std::string& name, bool hidd
 
 std::string ConditionProblem(const Model& model, const Resource* resource, const std::vector<std::string>& path,
                              const std::string& value, const FilterTextOptions& options) {
+  const Resource& top = *resource;
   if (path.size() > 12) return "the filter is nested too deep";
   for (size_t i = 0; i < path.size();) {
     const std::string& word = path[i];
@@ -101,6 +102,19 @@ std::string ConditionProblem(const Model& model, const Resource* resource, const
                                                 : std::vector<std::string>{value};
     for (const std::string& v : values) {
       if (!v.empty() && v.front() == '{' && v.back() == '}') {
+        if (options.fields) {
+          const std::string other = v.substr(1, v.size() - 2);
+          const Field* named = top.FindField(other);
+          if (named == nullptr) return Unknown(top, other, options.hidden);
+          if (resource != &top) return StrCat("\"", v, "\" can't stand behind a relation");
+          const bool same = named->type.family == field->type.family && named->type.array == field->type.array;
+          const bool by_name = field->type.family == TypeFamily::kEnum || field->type.family == TypeFamily::kRange ||
+                               field->type.family == TypeFamily::kOther;
+          if (json_path || !same || (by_name && named->type.name != field->type.name))
+            return StrCat("\"", other, "\" is ", named->type.name, " and can't be compared with \"", field->name, "\"");
+          if (values.size() > 1) return StrCat("\"", v, "\" can't stand in a list");
+          continue;
+        }
         if (!options.placeholders)
           return StrCat("\"", v, "\" is a placeholder, which only row predicates (`where`) know");
         if (v != "{tenant}" && v != "{subject}") return StrCat("\"", v, "\" is not {tenant} or {subject}");

@@ -13,6 +13,7 @@ namespace mainstay::catalog {
 
 struct FilterTextOptions {
   bool placeholders = false;  // {tenant} and {subject} may stand as values
+  bool fields = false;        // {field}, another field of the row, may stand as a value
   bool hidden = false;        // hidden fields may be named
   bool sort = false;          // sort=… may stand beside the filters
 };

@@ -94,6 +94,7 @@ struct Relation {
   // them (as `target_columns`).
   std::string through;
   std::vector<std::string> through_columns, through_target_columns;
+  bool nested = false;  // a row may be created together with its list of these
 };
 
 // A foreign key of the table whose columns are all fields: what a written value must point at.
@@ -112,6 +113,26 @@ struct Permission {
   // Row predicate: a filter in the query's own text form ("filter[owner]={subject}&filter[status][in]=open,paid");
   // {tenant} and {subject} are bound from the principal.
   std::string where;
+};
+
+// What must hold for a row as it would be after a write; where it can't be answered (NULL), it holds.
+struct RowCheck {
+  std::string name;
+  std::string condition;  // filter text: only rows it covers are looked at; "": all
+  std::string that;       // filter text; {field} stands for another field of the row
+  std::vector<int> fields;
+  std::string message;
+};
+
+// A job that a write enqueues in its own transaction.
+struct WriteJob {
+  std::string name;
+  bool created = false, updated = false, deleted = false;
+  std::vector<int> changed;  // an update counts only when one of these has another value; empty: any
+  std::string when;          // filter text over the row (as it is after the write; before a delete); "": all
+  std::string kind, queue = "default";
+  std::vector<int> args;  // fields that travel as args.record
+  bool ordered = true;    // jobs of one row run one after another
 };
 
 struct Resource {
@@ -140,6 +161,11 @@ struct Resource {
   int default_limit = 50, max_limit = 200;
   bool offset_allowed = false;
   bool if_match_required = false;
+  bool by_filter = false;                 // :batchUpdate and :batchDelete take a filter
+  bool changes = false;                   // /v1/<name>:changes; each write leaves its row's images
+  std::optional<absl::Duration> history;  // /{id}/history, kept for so long
+  std::vector<RowCheck> checks;
+  std::vector<WriteJob> jobs;
   std::optional<absl::Duration> cache;                    // time to live
   std::map<std::string, std::vector<std::string>> views;  // named field sets
   std::map<std::string, Permission> permissions;          // by role; "admin" has all without standing here
@@ -148,6 +174,8 @@ struct Resource {
       problem;  // not empty: broken against the live database (503 resource-unavailable), with the reason for operators
 
   const Field* FindField(std::string_view field_name) const;  // hidden ones too; callers check
+  // Writes keep the row as it was and as it is (mainstay.record_changes).
+  bool keeps_images() const { return changes || history.has_value(); }
 };
 
 struct Role {

@@ -100,6 +100,9 @@ RelationDeclaration ReadRelation(Reader::Context& context, const Yaml::Member& m
   r.List("references", &relation.references);
   r.Text("through", &relation.through);
   r.List("other", &relation.other);
+  r.Bool("nested", &relation.nested);
+  if (relation.nested && (relation.kind != Relation::Kind::kToMany || !relation.through.empty()))
+    r.Fail("nested", "only rows of a `many` relation that point here can be created together with a row");
   if (!relation.through.empty()) {
     if (relation.kind == Relation::Kind::kToOne)
       r.Fail("through", "only a `many` relation goes through a joining table");
@@ -132,6 +135,49 @@ PermissionDeclaration ReadPermission(Reader::Context& context, const Yaml::Membe
   r.Text("where", &permission.where);
   r.Done();
   return permission;
+}
+
+CheckDeclaration ReadCheck(Reader::Context& context, const Yaml::Member& member, const std::string& path) {
+  Reader r(context, *member.value, path, "check");
+  CheckDeclaration check;
+  check.settings.name = member.key;
+  if (!IsPlainName(member.key)) r.Fail(member.at, path, std::string(kPlainNameRule));
+  r.Text("if", &check.settings.condition);
+  r.Required("that", &check.settings.that);
+  r.List("fields", &check.fields);
+  r.Text("message", &check.settings.message, 200);
+  r.Done();
+  return check;
+}
+
+WriteJobDeclaration ReadWriteJob(Reader::Context& context, const Yaml::Member& member, const std::string& path) {
+  Reader r(context, *member.value, path, "write-job");
+  WriteJobDeclaration job;
+  WriteJob& s = job.settings;
+  s.name = member.key;
+  if (!IsPlainName(member.key)) r.Fail(member.at, path, std::string(kPlainNameRule));
+  std::vector<std::string> events;
+  r.List("on", &events);
+  static const std::vector<std::string> kEvents = {"create", "update", "delete"};
+  for (size_t i = 0; i < events.size(); ++i) {
+    s.created |= events[i] == "create";
+    s.updated |= events[i] == "update";
+    s.deleted |= events[i] == "delete";
+    if (std::find(kEvents.begin(), kEvents.end(), events[i]) == kEvents.end())
+      context.mistakes.push_back(
+          MistakeAt(context.out, StrCat(path, ".on[", i, "]"), StrCat("\"", events[i], "\" is not ", Choice(kEvents))));
+  }
+  if (events.empty()) r.Fail(r.node().at, path, "the key \"on\" is missing: [create, update, delete]");
+  r.List("changed", &job.changed);
+  if (!job.changed.empty() && !s.updated) r.Fail("changed", "is about updates; put `update` into `on`");
+  r.Text("when", &s.when);
+  r.Required("kind", &s.kind);
+  if (!s.kind.empty() && !IsJobKind(s.kind)) r.Fail("kind", std::string(kJobKindRule));
+  r.Text("queue", &s.queue);
+  r.List("args", &job.args);
+  r.Bool("ordered", &s.ordered);
+  r.Done();
+  return job;
 }
 
 }  // namespace
@@ -183,6 +229,9 @@ ResourceDeclaration ReadResource(Reader::Context& context, const Yaml::Member& m
   r.Word("expose", &expose, {"all", "declared"});
   resource.declared_only = expose == "declared";
   r.Duration("cache", &resource.cache, kSecond, kDay);
+  r.Bool("by_filter", &resource.by_filter);
+  r.Bool("changes", &resource.changes);
+  r.Duration("history", &resource.history, kSecond, 3650 * kDay);
   r.Each("fields",
          [&](const Yaml::Member& m, const std::string& p) { resource.fields.push_back(ReadField(context, m, p)); });
   r.Each("relations", [&](const Yaml::Member& m, const std::string& p) {
@@ -202,6 +251,10 @@ ResourceDeclaration ReadResource(Reader::Context& context, const Yaml::Member& m
   r.Each("permissions", [&](const Yaml::Member& m, const std::string& p) {
     resource.permissions.push_back(ReadPermission(context, m, p));
   });
+  r.Each("checks",
+         [&](const Yaml::Member& m, const std::string& p) { resource.checks.push_back(ReadCheck(context, m, p)); });
+  r.Each("jobs",
+         [&](const Yaml::Member& m, const std::string& p) { resource.jobs.push_back(ReadWriteJob(context, m, p)); });
   r.Done();
   return resource;
 }

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // The grammar of what runs in the background and how much of it: `queues`, `schedules`, `imports`, `exports`, `limits`.
-#include <re2/re2.h>
-
 #include "libs/base/cron.h"
 #include "libs/base/json.h"
 #include "libs/base/principal.h"
@@ -54,9 +52,7 @@ Schedule ReadSchedule(Reader::Context& context, const Yaml::Member& member, cons
   r.Text("zone", &schedule.zone, 64);
   if (const auto zone = LoadZone(schedule.zone); !zone.ok()) r.Fail("zone", std::string(zone.status().message()));
   r.Required("kind", &schedule.kind);
-  static const RE2 kKind("[a-z][a-z0-9_]*(\\.[a-z][a-z0-9_]*)*");
-  if (!schedule.kind.empty() && (schedule.kind.size() > 100 || !RE2::FullMatch(schedule.kind, kKind)))
-    r.Fail("kind", "expected lower-case words joined by dots, like \"reports.build\"");
+  if (!schedule.kind.empty() && !IsJobKind(schedule.kind)) r.Fail("kind", std::string(kJobKindRule));
   schedule.queue = "default";
   r.Text("queue", &schedule.queue);
   if (const Yaml* args = r.Take("args")) {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "libs/catalog/reader.h"
 
+#include <re2/re2.h>
+
 #include <algorithm>
 
 #include "absl/strings/ascii.h"
@@ -30,6 +32,10 @@ bool IsRoleName(std::string_view name) {
 }
 bool IsSecretName(std::string_view name) {
   return MatchesName(name, "_-./");
+}
+bool IsJobKind(std::string_view name) {
+  static const RE2 form("[a-z][a-z0-9_]*(\\.[a-z][a-z0-9_]*)*");
+  return name.size() <= 100 && RE2::FullMatch(re2::StringPiece(name.data(), name.size()), form);
 }
 bool IsFieldName(std::string_view name) {
   return MatchesName(name, "_");

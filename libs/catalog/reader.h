@@ -27,6 +27,8 @@ bool IsPlainName(std::string_view name);
 bool IsRoleName(std::string_view name);
 bool IsSecretName(std::string_view name);  // names in libs/secrets may be grouped: "payments/api-key"
 inline constexpr std::string_view kPlainNameRule = "a name is [a-z][a-z0-9_-]*, at most 63 characters";
+bool IsJobKind(std::string_view name);
+inline constexpr std::string_view kJobKindRule = "expected lower-case words joined by dots, like \"reports.build\"";
 inline constexpr absl::Duration kSecond = absl::Seconds(1), kDay = absl::Hours(24);
 
 std::string KindWord(const Yaml& value);                    // "a list", for sentences

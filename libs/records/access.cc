@@ -4,6 +4,7 @@
 #include "libs/base/strings.h"
 #include "libs/http/list_query.h"
 #include "libs/records/query.h"
+#include "libs/records/write_rules.h"
 
 namespace mainstay::records {
 namespace {
@@ -31,6 +32,7 @@ AccessPtr MakeAccess(const catalog::Model& model, const catalog::Resource& resou
                      const std::vector<std::string>& roles) {
   auto access = std::make_shared<Access>();
   const size_t fields = resource.fields.size();
+  access->rules = CompileRules(model, resource);
   access->readable.assign(fields, false);
   access->writable.assign(fields, false);
   // The suite's own lists: the caller has checked the scope.

@@ -3,6 +3,7 @@
 
 #include "libs/base/problem.h"
 #include "libs/base/status.h"
+#include "libs/records/http_changes.h"
 #include "libs/records/http_read.h"
 #include "libs/records/http_write.h"
 #include "mainstay/records/v1/records.pb.h"
@@ -21,6 +22,17 @@ http::Response Options(std::string_view allow) {
   response.headers.emplace_back("allow", allow);
   return response;
 }
+
+constexpr std::string_view kUndelete = ":undelete";
+
+std::optional<WriteRequest::Kind> BatchKind(std::string_view verb) {
+  if (verb == "batchCreate") return WriteRequest::Kind::kCreate;
+  if (verb == "batchUpdate") return WriteRequest::Kind::kPatch;
+  if (verb == "batchDelete") return WriteRequest::Kind::kDelete;
+  if (verb == "batchUpsert") return WriteRequest::Kind::kUpsert;
+  return std::nullopt;
+}
+
 }  // namespace
 
 absl::Status Validate(const HttpApiOptions& options) {
@@ -38,19 +50,29 @@ absl::Status Validate(const HttpApiOptions& options) {
 }
 
 struct HttpApi::Impl {
-  Impl(HttpApiOptions o, Clock& clock) : options(std::move(o)), reads(options, clock), writes(options) {}
+  Impl(HttpApiOptions o, Clock& clock)
+      : options(std::move(o)), reads(options, clock), writes(options), changes(options, clock) {}
 
   awaitable<absl::StatusOr<http::Response>> Route(http::Request& request, const CallContext& context,
                                                   const ModelPtr& model, postgres::AsyncPostgres& postgres) const {
     const auto& segments = request.segments;
-    if (segments.size() < 2 || segments.size() > 3 || segments[0] != "v1") co_return NotFound();
+    if (segments.size() == 1 && segments[0] == "v1:batch") {
+      if (request.method == "OPTIONS") co_return Options("POST, OPTIONS");
+      if (request.method != "POST") co_return NotAllowed("POST, OPTIONS");
+      CO_RETURN_IF_ERROR(CheckAccept(request));
+      absl::StatusOr<http::Response> response =
+          co_await writes.HandleOperations(request, context, CacheFor(model), postgres);
+      co_return response;
+    }
+    if (segments.size() < 2 || segments.size() > 4 || segments[0] != "v1") co_return NotFound();
     std::string_view name = segments[1];
     const size_t colon = name.find(':');
     std::string_view verb;
     if (colon != std::string_view::npos) {
       verb = name.substr(colon + 1);
       name = name.substr(0, colon);
-      if (segments.size() != 2 || (verb != "query" && verb != "aggregate")) co_return NotFound();
+      const bool known = verb == "query" || verb == "aggregate" || verb == "changes" || BatchKind(verb).has_value();
+      if (segments.size() != 2 || !known) co_return NotFound();
     }
     CO_ASSIGN_OR_RETURN(const Resource* const resource, FindResource(model, name));
     const CachePtr cache = CacheFor(model);
@@ -58,12 +80,18 @@ struct HttpApi::Impl {
     const std::string& method = request.method;
     const bool get = method == "GET" || method == "HEAD";
     const bool writable = !resource->read_only;
+    if (verb == "changes" || segments.size() == 4) {
+      absl::StatusOr<http::Response> response = co_await Changes(request, context, cache, *resource, access, postgres);
+      co_return response;
+    }
     if (segments.size() == 2) {
-      const std::string allow = verb == "query"       ? "POST, OPTIONS"
-                                : verb == "aggregate" ? "GET, HEAD, OPTIONS"
-                                : writable            ? "GET, HEAD, POST, QUERY, OPTIONS"
-                                                      : "GET, HEAD, QUERY, OPTIONS";
-      const bool query = verb.empty() ? method == "QUERY" : method == "POST";
+      const std::optional<WriteRequest::Kind> batch = BatchKind(verb);
+      if (batch.has_value() && !writable) co_return NotFound();
+      const std::string allow = verb == "aggregate" ? "GET, HEAD, OPTIONS"
+                                : !verb.empty()     ? "POST, OPTIONS"
+                                : writable          ? "GET, HEAD, POST, QUERY, OPTIONS"
+                                                    : "GET, HEAD, QUERY, OPTIONS";
+      const bool query = verb.empty() ? method == "QUERY" : method == "POST" && !batch.has_value();
       if (method == "OPTIONS") co_return Options(allow);
       if (verb == "aggregate") {
         if (!get) co_return NotAllowed(allow);
@@ -71,7 +99,13 @@ struct HttpApi::Impl {
             co_await reads.HandleAggregate(request, context, cache, *resource, postgres);
         co_return response;
       }
-      if (!verb.empty() && !query) co_return NotAllowed(allow);
+      if (!verb.empty() && method != "POST") co_return NotAllowed(allow);
+      if (batch.has_value()) {
+        CO_RETURN_IF_ERROR(CheckAccept(request));
+        absl::StatusOr<http::Response> response =
+            co_await writes.HandleBatch(request, context, cache, *resource, access, *batch, postgres);
+        co_return response;
+      }
       if (query || (get && verb.empty())) {
         absl::StatusOr<http::Response> response =
             co_await reads.HandleList(request, context, cache, *resource, *access, query, postgres);
@@ -85,13 +119,23 @@ struct HttpApi::Impl {
       }
       co_return NotAllowed(allow);
     }
+    // The last segment as sent: commas inside a part of a composite key are encoded, and so are colons.
+    std::string_view id = std::string_view(request.path).substr(request.path.rfind('/') + 1);
+    if (id.ends_with(kUndelete) && writable && resource->deleted_at >= 0) {
+      id.remove_suffix(kUndelete.size());
+      if (method == "OPTIONS") co_return Options("POST, OPTIONS");
+      if (method != "POST") co_return NotAllowed("POST, OPTIONS");
+      CO_RETURN_IF_ERROR(CheckAccept(request));
+      CO_ASSIGN_OR_RETURN(std::vector<std::string> key, ParseKey(*resource, id));
+      absl::StatusOr<http::Response> response = co_await writes.HandleWrite(
+          request, context, cache, *resource, access, WriteRequest::Kind::kUndelete, std::move(key), postgres);
+      co_return response;
+    }
     const std::string allow = !writable                      ? "GET, HEAD, OPTIONS"
                               : resource->client_chooses_key ? "GET, HEAD, PATCH, PUT, DELETE, OPTIONS"
                                                              : "GET, HEAD, PATCH, DELETE, OPTIONS";
     if (method == "OPTIONS") co_return Options(allow);
     CO_RETURN_IF_ERROR(CheckAccept(request));
-    // The last segment as sent: commas inside a part of a composite key are encoded.
-    const std::string_view id = std::string_view(request.path).substr(request.path.rfind('/') + 1);
     if (get) {
       absl::StatusOr<http::Response> response =
           co_await reads.HandleOne(request, context, cache, *resource, *access, id, postgres);
@@ -113,9 +157,34 @@ struct HttpApi::Impl {
     co_return response;
   }
 
+  // /v1/orders:changes and /v1/orders/7/history
+  awaitable<absl::StatusOr<http::Response>> Changes(http::Request& request, const CallContext& context,
+                                                    const CachePtr& cache, const Resource& resource, AccessPtr access,
+                                                    postgres::AsyncPostgres& postgres) const {
+    const bool feed = request.segments.size() == 2;
+    if (feed ? !resource.changes : !resource.history.has_value() || request.segments[3] != "history")
+      co_return NotFound();
+    const bool get = request.method == "GET" || request.method == "HEAD";
+    if (request.method == "OPTIONS") co_return Options("GET, HEAD, OPTIONS");
+    if (!get) co_return NotAllowed("GET, HEAD, OPTIONS");
+    absl::StatusOr<http::Response> response = NotFound();
+    if (feed) {
+      response = co_await changes.HandleFeed(request, context, cache, resource, std::move(access), postgres);
+    } else {
+      CO_RETURN_IF_ERROR(CheckAccept(request));
+      // As sent: what stands between the last two slashes.
+      const std::string_view path = std::string_view(request.path).substr(0, request.path.rfind('/'));
+      CO_ASSIGN_OR_RETURN(std::vector<std::string> key, ParseKey(resource, path.substr(path.rfind('/') + 1)));
+      response = co_await changes.HandleHistory(request, context, cache, resource, std::move(access), std::move(key),
+                                                postgres);
+    }
+    co_return response;
+  }
+
   const HttpApiOptions options;
   const HttpReads reads;
   const HttpWrites writes;
+  const HttpChanges changes;
 };
 
 HttpApi::HttpApi(HttpApiOptions options, Clock& clock) : impl_(std::make_unique<Impl>(std::move(options), clock)) {}
@@ -146,6 +215,11 @@ awaitable<absl::StatusOr<v1::Record>> HttpApi::Update(const v1::UpdateRecordRequ
                                                       const CallContext& context, const ModelPtr& model,
                                                       postgres::AsyncPostgres& postgres) {
   return impl_->writes.Update(request, context, model, postgres);
+}
+awaitable<absl::StatusOr<v1::BatchRecordsResponse>> HttpApi::Batch(const v1::BatchRecordsRequest& request,
+                                                                   const CallContext& context, const ModelPtr& model,
+                                                                   postgres::AsyncPostgres& postgres) {
+  return impl_->writes.Batch(request, context, model, postgres);
 }
 awaitable<absl::Status> HttpApi::Delete(const v1::DeleteRecordRequest& request, const CallContext& context,
                                         const ModelPtr& model, postgres::AsyncPostgres& postgres) {

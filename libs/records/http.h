@@ -28,6 +28,8 @@ class ListRecordsResponse;
 class CreateRecordRequest;
 class UpdateRecordRequest;
 class DeleteRecordRequest;
+class BatchRecordsRequest;
+class BatchRecordsResponse;
 class Record;
 }  // namespace mainstay::records::v1
 
@@ -77,6 +79,10 @@ class HttpApi {
   boost::asio::awaitable<absl::StatusOr<v1::Record>> Update(const v1::UpdateRecordRequest& request,
                                                             const CallContext& context, const catalog::ModelPtr& model,
                                                             postgres::AsyncPostgres& postgres);
+  boost::asio::awaitable<absl::StatusOr<v1::BatchRecordsResponse>> Batch(const v1::BatchRecordsRequest& request,
+                                                                         const CallContext& context,
+                                                                         const catalog::ModelPtr& model,
+                                                                         postgres::AsyncPostgres& postgres);
   boost::asio::awaitable<absl::Status> Delete(const v1::DeleteRecordRequest& request, const CallContext& context,
                                               const catalog::ModelPtr& model, postgres::AsyncPostgres& postgres);
 

@@ -8,9 +8,11 @@
 // 2·log₂(n) more rounds per bad row, none for good batches. Two writers of one new key: the loser's insert does
 // nothing, its batch is rolled back to the savepoint and looks again.
 #include <algorithm>
+#include <map>
 #include <set>
 #include <unordered_map>
 
+#include "libs/base/ids.h"
 #include "libs/base/problem.h"
 #include "libs/base/status.h"
 #include "libs/base/strings.h"
@@ -19,6 +21,7 @@
 #include "libs/records/merge_run.h"
 #include "libs/records/plan.h"
 #include "libs/records/value.h"
+#include "libs/records/write_rules.h"
 
 namespace mainstay::records {
 namespace {
@@ -95,10 +98,41 @@ class MergeRun {
       }
     }
     Finish();
+    const MergeResult& result = out_.result;
+    if (!options_.validate_only && (options_.skip_errors || result.error == 0) &&
+        result.created + result.updated + result.deleted > 0) {
+      const absl::Status audited = co_await Audit();
+      if (!audited.ok()) co_return audited;
+    }
     co_return std::move(out_);
   }
 
  private:
+  // Who did what to how many, once per merge.
+  awaitable<absl::Status> Audit() {
+    SqlBuilder sql(context_);
+    PgArray roles;
+    for (const std::string& role : context_.principal.roles) roles.Add(role);
+    const MergeResult& result = out_.result;
+    static constexpr std::string_view kActions[] = {"create", "update", "upsert", "delete", "create"};
+    const std::string_view action =
+        extra_.undelete ? std::string_view("restore") : kActions[static_cast<int>(options_.mode)];
+    std::optional<std::string> record;
+    if (out_.keys.size() == 1)
+      record = FormatKey(resource_, std::vector<std::string_view>(out_.keys[0].begin(), out_.keys[0].end()));
+    const auto number = [&](int64_t n) { return sql.Bind(StrCat(n), "integer"); };
+    sql.text = StrCat(
+        "INSERT INTO mainstay.audit_events (id, tenant, subject, roles, request_id, resource, action, outcome, record, "
+        "created, updated, deleted) VALUES (",
+        sql.Bind(event_, "uuid"), ", ", sql.Tenant("text"), ", ", sql.Subject("text"), ", ",
+        sql.Bind(std::move(roles).Finish(), "text[]"), ", ", sql.Bind(context_.request_id, "text"), ", ",
+        sql.Bind(resource_.name, "text"), ", ", sql.Bind(std::string(action), "text"), ", 'done', ",
+        sql.Bind(std::move(record), "text"), ", ", number(result.created), ", ", number(result.updated), ", ",
+        number(result.deleted), ")");
+    const auto written = co_await runner_.Run(std::move(sql.text), std::move(sql.params));
+    co_return written.status();
+  }
+
   struct Found {
     std::vector<std::string> key;
     std::string version, status;
@@ -113,6 +147,7 @@ class MergeRun {
     out_.result.status.assign(n, RowStatus::kError);
     out_.result.errors.assign(n, {});
     out_.keys.assign(n, {});
+    if (options_.before_images) out_.result.before.assign(n, "");
     all_tenants_ = context_.principal.tenant == kAllTenants;
     if (resource_.read_only) return MakeProblem("forbidden", "this resource can't be written");
     const Action needed = options_.mode == MergeMode::kUpdate   ? Action::kUpdate
@@ -124,7 +159,7 @@ class MergeRun {
     std::vector<FieldError> wrong;
     for (const std::string& name : rows_.fields) {
       const Field* field = resource_.FindField(name);
-      if (field == nullptr || field->hidden) {
+      if (field == nullptr || (field->hidden && !Contains(extra_.ours, field->position))) {
         wrong.push_back(Error(name, "unknown_field", "no such field"));
         columns_.push_back(-1);
       } else if (Contains(columns_, field->position)) {
@@ -161,7 +196,9 @@ class MergeRun {
 
     for (size_t c = 0; c < columns_.size(); ++c) {
       const Field& field = resource_.fields[columns_[c]];
-      const std::string_view refusal = WriteRefusal(resource_, *access_, field, all_tenants_);
+      const std::string_view refusal = Contains(extra_.ours, field.position)
+                                           ? std::string_view()
+                                           : WriteRefusal(resource_, *access_, field, all_tenants_);
       const bool is_key = Contains(key_, field.position);
       creatable_.push_back(refusal.empty());
       changeable_.push_back(refusal.empty() && !field.write_once && !is_key && options_.mode != MergeMode::kDelete);
@@ -178,15 +215,23 @@ class MergeRun {
     if (!wrong.empty()) return MakeProblem("validation-failed", "a field can't be written", std::move(wrong));
 
     values_.resize(n);
+    identity_.resize(n);
+    partial_.assign(columns_.size(), false);
     std::unordered_map<std::string, size_t> seen;
     for (size_t i = 0; i < n; ++i) {
       std::vector<FieldError>& errors = out_.result.errors[i];
-      if (rows_.rows[i].size() != columns_.size())
+      if (rows_.rows[i].size() != columns_.size() ||
+          (!rows_.given.empty() && (rows_.given.size() != n || rows_.given[i].size() != columns_.size())))
         return absl::InvalidArgumentError("a row has another number of cells than there are fields");
       values_[i].resize(columns_.size());
       for (size_t c = 0; c < columns_.size(); ++c) {
         const Field& field = resource_.fields[columns_[c]];
         const auto& cell = rows_.rows[i][c];
+        if (!IsGiven(i, c)) {
+          partial_[c] = true;
+          if (Contains(key_, field.position)) errors.push_back(Error(field.name, "required", "it identifies the row"));
+          continue;
+        }
         if (!cell.has_value()) {
           if (!field.nullable || field.required || Contains(key_, field.position))
             errors.push_back(Error(field.name, "required", "may not be null"));
@@ -200,7 +245,8 @@ class MergeRun {
         for (int p : key_)
           if (const auto* value = Value(i, p))
             StrAppend(&identity, value->value_or("").size(), ":", value->value_or(""));
-        const auto [it, fresh] = seen.emplace(std::move(identity), i);
+        const auto [it, fresh] = seen.emplace(identity, i);
+        identity_[i] = std::move(identity);
         if (!fresh)
           errors.push_back(
               Error(resource_.fields[key_[0]].name, "duplicate_key", StrCat("the same key as row ", it->second + 1)));
@@ -209,12 +255,13 @@ class MergeRun {
     return absl::OkStatus();
   }
 
+  bool IsGiven(size_t i, size_t c) const { return rows_.given.empty() || rows_.given[i][c]; }
   bool IsOwnTenant(int p) const { return p == resource_.tenant && !all_tenants_; }
 
   // The cell of row i for a field; null when the field was not given.
   const std::optional<std::string>* Value(size_t i, int position) const {
     for (size_t c = 0; c < columns_.size(); ++c)
-      if (columns_[c] == position) return &values_[i][c];
+      if (columns_[c] == position) return IsGiven(i, c) ? &values_[i][c] : nullptr;
     return nullptr;
   }
 
@@ -247,7 +294,7 @@ class MergeRun {
       if (needed && !field.hidden) errors.push_back(Error(field.name, "required", "is required"));
     }
     for (size_t c = 0; c < columns_.size(); ++c)
-      if (!creatable_[c] && !IsOwnTenant(columns_[c]))
+      if (!creatable_[c] && IsGiven(i, c) && !IsOwnTenant(columns_[c]))
         errors.push_back(Error(resource_.fields[columns_[c]].name, "read_only", "may not be written"));
     return errors;
   }
@@ -272,6 +319,10 @@ class MergeRun {
         }
       }
       add(std::move(array), StrCat("c", c));
+      if (!partial_[c]) continue;
+      PgArray given;
+      for (size_t i : rows) given.Add(IsGiven(i, c) ? "t" : "f");
+      add(std::move(given), StrCat("g", c));
     }
     for (size_t e = 0; e < extra.size(); ++e) {
       PgArray array;
@@ -288,6 +339,8 @@ class MergeRun {
     return all;
   }
   std::string Given(size_t c) const { return StrCat("v.c", c); }
+  // "NOT v.g3::boolean OR " in front of a condition about what may not be given.
+  std::string Unless(size_t c) const { return partial_[c] ? StrCat("NOT v.g", c, "::boolean OR ") : ""; }
   std::string GivenAs(size_t c) const { return StrCat("v.c", c, "::", CastName(resource_.fields[columns_[c]].type)); }
 
   awaitable<absl::Status> LookUp(const std::vector<size_t>& rows) {
@@ -307,12 +360,14 @@ class MergeRun {
     for (size_t c = 0; c < columns_.size(); ++c) {
       const Field& field = resource_.fields[columns_[c]];
       if (changeable_[c])
-        StrAppend(&unchanged, unchanged.empty() ? "" : " AND ", Same(field, Column("t", field), Given(c)));
-      if (frozen_[c]) StrAppend(&frozen, frozen.empty() ? "" : " AND ", Same(field, Column("t", field), Given(c)));
+        StrAppend(&unchanged, unchanged.empty() ? "(" : " AND (", Unless(c), Same(field, Column("t", field), Given(c)),
+                  ")");
+      if (frozen_[c])
+        StrAppend(&frozen, frozen.empty() ? "(" : " AND (", Unless(c), Same(field, Column("t", field), Given(c)), ")");
       if (columns_[c] == stale_) stale = StrCat("COALESCE(", Column("t", field), " >= ", GivenAs(c), ", false)");
     }
     if (unchanged.empty()) unchanged = "true";
-    if (extra_.replace) unchanged = "false";
+    if (extra_.replace || extra_.undelete) unchanged = "false";
     if (frozen.empty()) frozen = "true";
     if (status_ >= 0) status = StrCat(Column("t", resource_.fields[status_]), "::text");
     if (resource_.deleted_at >= 0)
@@ -334,10 +389,13 @@ class MergeRun {
                       permitted = covered(options_.mode == MergeMode::kDelete ? Action::kDelete : Action::kUpdate);
     std::string order;
     for (int p : resource_.key) StrAppend(&order, order.empty() ? "" : ", ", Column("t", resource_.fields[p]));
-    sql.text =
-        StrCat("SELECT v.n", select, ", ", version, ", ", unchanged, ", ", frozen, ", ", stale, ", ", status, ", ",
-               deleted, ", ", visible, ", ", permitted, " FROM ", from, " JOIN ", TableOf(resource_), " t ON ",
-               join.empty() ? "true" : join, " ORDER BY ", order, resource_.view ? "" : " FOR UPDATE OF t");
+    sql.text = StrCat("SELECT v.n", select, ", ", version, ", ", unchanged, ", ", frozen, ", ", stale, ", ", status,
+                      ", ", deleted, ", ", visible, ", ", permitted, " FROM ", from, " JOIN ", TableOf(resource_),
+                      " t ON ", join.empty() ? "true" : join, " ORDER BY ", order,
+                      // What a foreign key of others needs is not in the way, unless the row goes.
+                      resource_.view                        ? ""
+                      : options_.mode == MergeMode::kDelete ? " FOR UPDATE OF t"
+                                                            : " FOR NO KEY UPDATE OF t");
     auto result = co_await runner_.Run(std::move(sql.text), std::move(sql.params));
     if (!result.ok()) co_return result.status();
     const Rows& found = **result;
@@ -391,7 +449,7 @@ class MergeRun {
       return;
     }
     const Found& found = it->second;
-    const bool there = found.visible && !found.deleted;
+    const bool there = found.visible && found.deleted == extra_.undelete;
     if (there) out_.keys[i] = found.key;
     switch (options_.mode) {
       case MergeMode::kCreate:
@@ -418,6 +476,11 @@ class MergeRun {
       Fail(i, "", "forbidden", "this record may not be changed");
       return;
     }
+    if (i < extra_.row_versions.size() && !extra_.row_versions[i].empty() && extra_.row_versions[i] != found.version) {
+      out_.precondition_failed = true;
+      Fail(i, "", "precondition_failed", "the record has changed");
+      return;
+    }
     if (!extra_.expected_versions.empty() && std::find(extra_.expected_versions.begin(), extra_.expected_versions.end(),
                                                        found.version) == extra_.expected_versions.end()) {
       out_.precondition_failed = true;
@@ -434,7 +497,7 @@ class MergeRun {
     }
     if (found.frozen) {
       for (size_t c = 0; c < columns_.size(); ++c)
-        if (frozen_[c])
+        if (frozen_[c] && IsGiven(i, c))
           Fail(i, resource_.fields[columns_[c]].name, "read_only", "may only be set when the record is created");
       return;
     }
@@ -458,6 +521,79 @@ class MergeRun {
     changes.push_back(i);
   }
 
+  // All fields of the reference are given for all rows: it can be looked at before anything is written.
+  bool IsWhole(const catalog::Reference& reference) const {
+    // Operators name the tenant of a new row, but not of one that is there: what it points at must be its tenant's.
+    if (all_tenants_ && resource_.tenant >= 0) return false;
+    return std::all_of(reference.fields.begin(), reference.fields.end(), [&](int p) {
+      if (IsOwnTenant(p)) return true;
+      const auto it = std::find(columns_.begin(), columns_.end(), p);
+      return it != columns_.end() && !partial_[static_cast<size_t>(it - columns_.begin())];
+    });
+  }
+  bool IsTouched(const catalog::Reference& reference) const {
+    return std::any_of(reference.fields.begin(), reference.fields.end(),
+                       [&](int p) { return !IsOwnTenant(p) && Contains(columns_, p); });
+  }
+
+  // ", <the row at t as it is now points at nothing the caller may see>, <it breaks a check>, …" for RETURNING; what
+  // each of them means is in verdicts_.
+  std::string Verdicts(SqlBuilder& sql) {
+    verdicts_.clear();
+    std::string out;
+    const auto add = [&](std::string condition, std::vector<FieldError> errors) {
+      StrAppend(&out, ", ", condition, " AS x", verdicts_.size());
+      verdicts_.push_back(std::move(errors));
+    };
+    for (const catalog::Reference& reference : resource_.references) {
+      const Resource* target = reference.target.empty() ? nullptr : model_.FindResource(reference.target);
+      if (target == nullptr || !IsTouched(reference) || IsWhole(reference)) continue;
+      const AccessPtr target_access = MakeAccess(model_, *target, context_.principal.roles);
+      std::string present, join;
+      int named = -1;
+      for (size_t f = 0; f < reference.fields.size(); ++f) {
+        const Field& field = resource_.fields[reference.fields[f]];
+        if (named < 0 && Contains(columns_, field.position) && !IsOwnTenant(field.position)) named = field.position;
+        StrAppend(&present, Column("t", field), " IS NOT NULL AND ");
+        StrAppend(&join, "r.", Quote(reference.target_columns[f]), " = ", Column("t", field), " AND ");
+      }
+      if (all_tenants_ && resource_.tenant >= 0 && target->tenant >= 0)
+        StrAppend(&join, Column("r", target->fields[target->tenant]),
+                  "::text = ", Column("t", resource_.fields[resource_.tenant]), "::text AND ");
+      const std::string scope =
+          sql.Scope("r", *target, target_access->can(Action::kRead) ? target_access->where(Action::kRead) : nullptr,
+                    Deleted::kHide);
+      add(StrCat("(", present, "NOT EXISTS (SELECT FROM ", TableOf(*target), " r WHERE ", join, scope, "))"),
+          {Error(resource_.fields[named].name, "reference_not_found", "there is no such record")});
+    }
+    if (access_->rules != nullptr) {
+      for (const WriteRules::Check& check : access_->rules->checks) {
+        const std::string detail = check.declared->message.empty() ? StrCat("breaks the rule ", check.declared->name)
+                                                                   : check.declared->message;
+        std::vector<FieldError> errors;
+        for (int p : check.declared->fields)
+          if (access_->readable[p] || access_->writable[p])
+            errors.push_back(Error(resource_.fields[p].name, "check_failed", detail));
+        if (errors.empty()) errors.push_back(Error("", "check_failed", detail));
+        add(BreaksCheck(sql, "t", resource_, check), std::move(errors));
+      }
+    }
+    return out;
+  }
+
+  // Reads the verdicts of row i, which begin at `column`.
+  void Judge(size_t i, const Rows& written, int row, int column) {
+    bool bad = false;
+    for (const std::vector<FieldError>& errors : verdicts_) {
+      if (!written.IsNull(row, column) && written.Get(row, column) == "t") {
+        bad = true;
+        for (const FieldError& error : errors) Fail(i, error.name, error.code, error.detail);
+      }
+      ++column;
+    }
+    if (bad) refused_.insert(i);
+  }
+
   // What the written values point at must be there for the caller: another tenant's row is not.
   awaitable<absl::Status> CheckReferences(const std::vector<size_t>& rows) {
     if (rows.empty()) co_return absl::OkStatus();
@@ -466,22 +602,18 @@ class MergeRun {
       if (target == nullptr) continue;  // the foreign key itself is all there is
       std::vector<size_t> columns;
       std::string join;
-      bool whole = true;
+      if (!IsWhole(reference)) continue;  // the written row is looked at, see Misses
       int named = -1;
-      for (size_t f = 0; f < reference.fields.size() && whole; ++f) {
+      for (size_t f = 0; f < reference.fields.size(); ++f) {
         const int p = reference.fields[f];
         if (IsOwnTenant(p)) continue;
         const auto it = std::find(columns_.begin(), columns_.end(), p);
-        if (it == columns_.end()) {
-          whole = false;
-          break;
-        }
         const size_t c = static_cast<size_t>(it - columns_.begin());
         columns.push_back(c);
         if (named < 0) named = p;
         StrAppend(&join, "t.", Quote(reference.target_columns[f]), " = ", GivenAs(c), " AND ");
       }
-      if (!whole || columns.empty()) continue;
+      if (columns.empty()) continue;
       const AccessPtr target_access = MakeAccess(model_, *target, context_.principal.roles);
       SqlBuilder sql(context_);
       const std::string from = Unnest(sql, rows, columns);
@@ -508,7 +640,34 @@ class MergeRun {
     Fail(i, "", "forbidden", "the record would not be one you may write");
   }
 
-  awaitable<absl::Status> Insert(const std::vector<size_t>& rows) {
+  // Rows of which the same is said go together.
+  awaitable<absl::Status> Insert(std::vector<size_t> rows) {
+    // By identity, so that two merges of the same new rows meet in the same order.
+    if (have_key_ && rows.size() > 1) {
+      std::vector<std::pair<std::string, size_t>> order;
+      for (size_t i : rows) order.emplace_back(identity_[i], i);
+      std::sort(order.begin(), order.end());
+      for (size_t r = 0; r < rows.size(); ++r) rows[r] = order[r].second;
+    }
+    if (rows_.given.empty()) {
+      const absl::Status status = co_await InsertAlike(rows);
+      co_return status;
+    }
+    std::map<std::vector<bool>, size_t> known;
+    std::vector<std::vector<size_t>> alike;  // in the order in which they first appear
+    for (size_t i : rows) {
+      const auto [it, fresh] = known.emplace(rows_.given[i], alike.size());
+      if (fresh) alike.emplace_back();
+      alike[it->second].push_back(i);
+    }
+    for (const std::vector<size_t>& group : alike) {
+      const absl::Status status = co_await InsertAlike(group);
+      if (!status.ok() || redo_) co_return status;
+    }
+    co_return absl::OkStatus();
+  }
+
+  awaitable<absl::Status> InsertAlike(const std::vector<size_t>& rows) {
     if (rows.empty()) co_return absl::OkStatus();
     SqlBuilder sql(context_);
     std::vector<size_t> columns;
@@ -518,7 +677,7 @@ class MergeRun {
       StrAppend(&selected, selected.empty() ? "" : ", ", value);
     };
     for (size_t c = 0; c < columns_.size(); ++c) {
-      if (IsOwnTenant(columns_[c])) continue;
+      if (IsOwnTenant(columns_[c]) || !IsGiven(rows[0], c)) continue;
       columns.push_back(c);
       add(columns_[c], GivenAs(c));
     }
@@ -528,19 +687,31 @@ class MergeRun {
     if (resource_.version >= 0 && !resource_.fields[resource_.version].has_default) add(resource_.version, "1");
     for (int p : {resource_.created_at, resource_.updated_at})
       if (p >= 0 && !resource_.fields[p].has_default) add(p, "now()");
+    // k0, k1 …: the key; ok: covered by the caller's roles; x0 …: verdicts.
     std::string returning;
-    for (int p : resource_.key) StrAppend(&returning, Column("t", resource_.fields[p]), ", ");
+    for (size_t p = 0; p < resource_.key.size(); ++p)
+      StrAppend(&returning, Column("t", resource_.fields[resource_.key[p]]), " AS k", p, ", ");
     const Predicate* where = access_->where(Action::kCreate);
     returning += where == nullptr ? "true" : StrCat("COALESCE(", sql.Where("t", resource_, *where), ", false)");
+    returning += " AS ok" + Verdicts(sql);
     const bool arbitrate = have_key_ && (options_.mode == MergeMode::kUpsert || options_.mode == MergeMode::kIgnore);
     std::string conflict;
     if (arbitrate) {
       for (int p : conflict_) StrAppend(&conflict, conflict.empty() ? "" : ", ", Quote(resource_.fields[p].column));
       conflict = StrCat(" ON CONFLICT (", conflict, ") DO NOTHING");
     }
+    const bool traces = LeavesTraces(resource_, access_->rules.get(), Written::kCreated);
+    if (traces) StrAppend(&returning, ", ", WholeRow("t", resource_), " AS after_row");
     sql.text = names.empty() ? StrCat("INSERT INTO ", TableOf(resource_), " AS t DEFAULT VALUES RETURNING ", returning)
                              : StrCat("INSERT INTO ", TableOf(resource_), " AS t (", names, ") SELECT ", selected,
                                       " FROM ", from, " ORDER BY v.n", conflict, " RETURNING ", returning);
+    const int k = static_cast<int>(resource_.key.size());
+    if (traces) {
+      std::string shown;
+      for (int p = 0; p < k; ++p) StrAppend(&shown, "w.k", p, ", ");
+      sql.text = WithTraces(sql, resource_, access_->rules.get(), context_, Written::kCreated, event_, sql.text,
+                            StrCat(shown, "w.ok", ShownVerdicts()));
+    }
     auto result = co_await runner_.Run(std::move(sql.text), std::move(sql.params));
     if (!result.ok()) co_return result.status();
     const Rows& written = **result;
@@ -548,22 +719,29 @@ class MergeRun {
       redo_ = true;  // someone else was first
       co_return absl::OkStatus();
     }
-    const int k = static_cast<int>(resource_.key.size());
     for (int r = 0; r < written.rows(); ++r) {
       const size_t i = rows[static_cast<size_t>(r)];
       out_.result.status[i] = RowStatus::kCreated;
       out_.keys[i].clear();
       for (int p = 0; p < k; ++p) out_.keys[i].emplace_back(written.Get(r, p));
       if (written.Get(r, k) != "t") Refuse(i);
+      Judge(i, written, r, k + 1);
     }
     co_return absl::OkStatus();
   }
 
-  // Update, soft or hard delete: rows are locked and known by their primary key.
+  std::string ShownVerdicts() const {
+    std::string out;
+    for (size_t x = 0; x < verdicts_.size(); ++x) StrAppend(&out, ", w.x", x);
+    return out;
+  }
+
+  // Update, soft or hard delete, undelete: rows are locked and known by their primary key.
   awaitable<absl::Status> Change(const std::vector<size_t>& rows) {
     if (rows.empty()) co_return absl::OkStatus();
     const bool remove = options_.mode == MergeMode::kDelete;
     const bool hard = remove && resource_.deleted_at < 0;
+    const Written what = remove ? Written::kDeleted : extra_.undelete ? Written::kRestored : Written::kUpdated;
     SqlBuilder sql(context_);
     std::vector<size_t> columns;
     std::string set;
@@ -573,7 +751,9 @@ class MergeRun {
     for (size_t c = 0; c < columns_.size(); ++c) {
       if (!changeable_[c]) continue;
       columns.push_back(c);
-      assign(columns_[c], GivenAs(c));
+      assign(columns_[c], partial_[c] ? StrCat("CASE WHEN v.g", c, "::boolean THEN ", GivenAs(c), " ELSE ",
+                                               Column("t", resource_.fields[columns_[c]]), " END")
+                                      : GivenAs(c));
     }
     if (extra_.replace) {
       for (const Field& field : resource_.fields) {
@@ -589,30 +769,51 @@ class MergeRun {
       for (size_t p = 0; p < resource_.key.size(); ++p) extra[p].push_back(found_[i].key[p]);
       extra.back().push_back(found_[i].version);
     }
-    const std::string from = Unnest(sql, rows, columns, extra);
-    std::string join;
-    for (size_t p = 0; p < resource_.key.size(); ++p) {
-      const Field& field = resource_.fields[resource_.key[p]];
-      StrAppend(&join, p > 0 ? " AND " : "", Column("t", field), " = v.e", p, "::", CastName(field.type));
-    }
+    std::string from = Unnest(sql, rows, columns, extra);
+    const auto same_key = [&](const std::string& alias) {
+      std::string out;
+      for (size_t p = 0; p < resource_.key.size(); ++p) {
+        const Field& field = resource_.fields[resource_.key[p]];
+        StrAppend(&out, p > 0 ? " AND " : "", Column(alias, field), " = v.e", p, "::", CastName(field.type));
+      }
+      return out;
+    };
+    std::string join = same_key("t");
     if (resource_.version >= 0)
       StrAppend(&join, " AND ", Column("t", resource_.fields[resource_.version]), " = v.e", resource_.key.size(),
                 "::", CastName(resource_.fields[resource_.version].type));
     if (const std::string tenant = sql.TenantIs("t", resource_); !tenant.empty()) StrAppend(&join, " AND ", tenant);
+    const bool traces = options_.before_images || LeavesTraces(resource_, access_->rules.get(), what);
+    verdicts_.clear();
     if (hard) {
-      sql.text =
-          StrCat("DELETE FROM ", TableOf(resource_), " AS t USING ", from, " WHERE ", join, " RETURNING v.n, true");
+      sql.text = StrCat("DELETE FROM ", TableOf(resource_), " AS t USING ", from, " WHERE ", join,
+                        " RETURNING v.n, true AS ok", traces ? ", " : "",
+                        traces ? WholeRow("t", resource_) + " AS before_row" : "");
     } else {
       if (remove) assign(resource_.deleted_at, "now()");
+      if (extra_.undelete) assign(resource_.deleted_at, "NULL");
       if (resource_.version >= 0)
         assign(resource_.version, StrCat(Column("t", resource_.fields[resource_.version]), " + 1"));
       if (resource_.updated_at >= 0) assign(resource_.updated_at, "now()");
       const Predicate* where = remove ? nullptr : access_->where(Action::kUpdate);
-      const std::string covered =
-          where == nullptr ? "true" : StrCat("COALESCE(", sql.Where("t", resource_, *where), ", false)");
+      std::string returning = StrCat(
+          "v.n, ", where == nullptr ? "true" : StrCat("COALESCE(", sql.Where("t", resource_, *where), ", false)"),
+          " AS ok");
+      if (!remove) returning += Verdicts(sql);
+      if (traces) {
+        // The row is locked, so a second look at it shows what is about to be replaced.
+        StrAppend(&from, " JOIN ", TableOf(resource_), " o ON ", same_key("o"));
+        StrAppend(&returning, ", ", WholeRow("o", resource_), " AS before_row, ", WholeRow("t", resource_),
+                  " AS after_row");
+      }
       sql.text = StrCat("UPDATE ", TableOf(resource_), " AS t SET ", set, " FROM ", from, " WHERE ", join,
-                        " RETURNING v.n, ", covered);
+                        " RETURNING ", returning);
     }
+    const int verdicts = 2 + (options_.before_images ? 1 : 0);
+    if (traces)
+      sql.text = WithTraces(
+          sql, resource_, access_->rules.get(), context_, what, event_, sql.text,
+          StrCat("w.n, w.ok", options_.before_images ? ", to_jsonb(w.before_row)::text" : "", ShownVerdicts()));
     auto result = co_await runner_.Run(std::move(sql.text), std::move(sql.params));
     if (!result.ok()) co_return result.status();
     const Rows& written = **result;
@@ -622,7 +823,9 @@ class MergeRun {
     for (int r = 0; r < written.rows(); ++r) {
       const size_t i = rows[static_cast<size_t>(std::stoull(std::string(written.Get(r, 0)))) - 1];
       out_.result.status[i] = remove ? RowStatus::kDeleted : RowStatus::kUpdated;
+      if (options_.before_images) out_.result.before[i] = written.Get(r, 2);
       if (written.Get(r, 1) != "t") Refuse(i);
+      Judge(i, written, r, verdicts);
     }
     co_return absl::OkStatus();
   }
@@ -725,7 +928,10 @@ class MergeRun {
   void Finish() {
     MergeResult& result = out_.result;
     for (size_t i = 0; i < result.status.size(); ++i) {
-      if (!result.errors[i].empty()) result.status[i] = RowStatus::kError;
+      if (!result.errors[i].empty()) {
+        result.status[i] = RowStatus::kError;
+        if (!result.before.empty()) result.before[i].clear();
+      }
       switch (result.status[i]) {
         case RowStatus::kCreated:
           ++result.created;
@@ -768,6 +974,10 @@ class MergeRun {
   int stale_ = -1, status_ = -1;
   std::vector<bool> creatable_, changeable_, frozen_;  // by column
   std::vector<std::vector<std::optional<std::string>>> values_;
+  std::vector<std::string> identity_;  // by row: the key's values
+  std::vector<bool> partial_;          // by column: some rows say nothing about it
+  std::vector<std::vector<FieldError>> verdicts_;
+  const std::string event_ = NewUuid().ToString();
 
   MergeOutcome out_;
   std::unordered_map<size_t, Found> found_;
@@ -791,7 +1001,10 @@ std::vector<FieldError> RowErrors(const Resource& resource, const absl::Status& 
   if (!error.has_value()) return {};
   const std::string_view state = error->sqlstate, kind = state.substr(0, 2);
   if (kind != "22" && kind != "23" && state != "P0001") return {};
+  // Declared jobs are the catalog's, not the row's: what is wrong with them is a misconfiguration.
+  if (error->message.starts_with("mainstay.enqueue")) return {};
   std::string_view code = "rule_violation", detail = "a rule of the database forbids this value";
+  if (state == "P0001") detail = kRaised;
   if (state == "23505" || state == "23P01") code = "unique", detail = "another record has the same value";
   if (state == "23503" || state == "23001") {
     const bool removing = state == "23001" || error->message.starts_with("update or delete");

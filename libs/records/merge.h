@@ -41,17 +41,24 @@ struct MergeOptions {
   std::map<std::string, std::vector<std::string>> transitions;
   // Everything but the writing.
   bool validate_only = false;
+  // Fill MergeResult::before.
+  bool before_images = false;
 };
 
-// Rows in text form, column by column: every row has the same fields. nullopt is NULL.
+// Rows in text form, column by column. nullopt is NULL.
 struct MergeRows {
   std::vector<std::string> fields;
   std::vector<std::vector<std::optional<std::string>>> rows;
+  // By row and field, where rows do not all have the same fields. false: nothing is said about it; it is created with
+  // its column's default and left alone by a change. Empty: everything is given.
+  std::vector<std::vector<bool>> given;
 };
 
 struct MergeResult {
   std::vector<RowStatus> status;                // per row
   std::vector<std::vector<FieldError>> errors;  // per row; empty when fine. `name` is the field
+  // Per row, when asked for: the row as it was, as JSON by column; empty where nothing was there or nothing changed.
+  std::vector<std::string> before;
   int64_t created = 0, updated = 0, unchanged = 0, deleted = 0, skipped = 0, stale = 0, error = 0;
 };
 
@@ -60,8 +67,9 @@ struct MergeResult {
 // whole: unknown or read-only fields, no right to the action, a key that is none, the database away. A row refused by
 // PostgreSQL alone is found by halving the batch under savepoints. Codes: required, invalid_type, out_of_range,
 // too_long, too_short, pattern, one_of, invalid_characters, duplicate_key, unique, not_found, reference_not_found,
-// still_referenced, rule_violation, invalid_transition, read_only, forbidden. `tx` must be a real transaction
-// (savepoints), READ COMMITTED.
+// still_referenced, rule_violation, check_failed, invalid_transition, read_only, forbidden. What is written leaves one
+// event in mainstay.audit_events, and the images and jobs that the catalog declares, in the same transaction. `tx` must
+// be a real transaction (savepoints), READ COMMITTED.
 absl::StatusOr<MergeResult> Merge(pqxx::transaction_base& tx, const catalog::Resource& resource,
                                   const catalog::Model& model, const CallContext& context, const MergeRows& rows,
                                   const MergeOptions& options);

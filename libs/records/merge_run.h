@@ -21,6 +21,12 @@ struct MergeExtra {
   std::vector<std::string> expected_versions;
   // PUT: fields that are not given go back to their default.
   bool replace = false;
+  // kUpdate of rows that are deleted softly: they come back.
+  bool undelete = false;
+  // Fields that the caller set itself: they need no right to be written.
+  std::vector<int> ours;
+  // If-Match per row, instead of expected_versions; empty: any.
+  std::vector<std::string> row_versions;
 };
 
 struct MergeOutcome {
@@ -38,6 +44,9 @@ boost::asio::awaitable<absl::StatusOr<MergeOutcome>> RunMerge(Runner& runner, co
 // Why clients may not set this field, "" when they may: "unknown_field" (also what they may not see) or "read_only".
 std::string_view WriteRefusal(const catalog::Resource& resource, const Access& access, const catalog::Field& field,
                               bool all_tenants);
+
+// The detail of what a trigger raised (P0001): a problem of its own.
+inline constexpr std::string_view kRaised = "a rule of the database forbids this change";
 
 // What PostgreSQL refused about one row, in the user's names. Empty: not about a row.
 std::vector<FieldError> RowErrors(const catalog::Resource& resource, const absl::Status& status);

@@ -85,12 +85,14 @@ std::string SqlBuilder::Scope(const std::string& alias, const Resource& resource
   return out.empty() ? "true" : out;
 }
 
-std::string SqlBuilder::Operands(const Operand& operand, std::string_view cast) {
+std::string SqlBuilder::Operands(const Operand& operand, std::string_view cast, const Resource& resource) {
   switch (operand.kind) {
     case Operand::Kind::kTenant:
       return Tenant(cast);
     case Operand::Kind::kSubject:
       return Subject(cast);
+    case Operand::Kind::kField:
+      return Column(row, resource.fields[static_cast<size_t>(operand.field)]);
     case Operand::Kind::kText:
       break;
   }
@@ -107,7 +109,7 @@ std::string SqlBuilder::Condition(const std::string& alias, const Resource& reso
     column = StrCat("(", column, " #>> ", Bind(std::move(path).Finish(), "text[]"), ")");
     cast = "text";
   }
-  const auto first = [&] { return Operands(predicate.operands[0], cast); };
+  const auto first = [&] { return Operands(predicate.operands[0], cast, resource); };
   // {tenant} and {subject} inside a list: their values are known here.
   const auto list = [&](const std::string& element) {
     PgArray array;
@@ -144,11 +146,11 @@ std::string SqlBuilder::Condition(const std::string& alias, const Resource& reso
     case Op::kDistinctFrom:
       return StrCat(column, " IS DISTINCT FROM ", first());
     case Op::kLike:
-      return StrCat(column, " LIKE ", Operands(predicate.operands[0], "text"));
+      return StrCat(column, " LIKE ", Operands(predicate.operands[0], "text", resource));
     case Op::kIlike:
-      return StrCat(column, " ILIKE ", Operands(predicate.operands[0], "text"));
+      return StrCat(column, " ILIKE ", Operands(predicate.operands[0], "text", resource));
     case Op::kHas:
-      return StrCat(Operands(predicate.operands[0], element), " = ANY(", column, ")");
+      return StrCat(Operands(predicate.operands[0], element, resource), " = ANY(", column, ")");
     case Op::kHasAny:
       return StrCat(column, " && ", list(element));
     case Op::kHasAll:
@@ -159,8 +161,8 @@ std::string SqlBuilder::Condition(const std::string& alias, const Resource& reso
       const std::string vector = field.type.family == catalog::TypeFamily::kText
                                      ? StrCat("to_tsvector(", configuration, ", ", column, ")")
                                      : column;
-      return StrCat(vector, " @@ websearch_to_tsquery(", configuration, ", ", Operands(predicate.operands[0], "text"),
-                    ")");
+      return StrCat(vector, " @@ websearch_to_tsquery(", configuration, ", ",
+                    Operands(predicate.operands[0], "text", resource), ")");
     }
     case Op::kOverlaps:
       return field.type.array ? StrCat(column, " && ", list(element)) : StrCat(column, " && ", first());
@@ -407,6 +409,25 @@ void BuildGet(SqlBuilder& sql, const ListQuery& query, const Columns& columns, c
   where += sql.Scope(alias, resource, query.access->where(Action::kRead), query.deleted);
   StrAppend(&sql.text, "SELECT ", SelectList(alias, resource, columns), " FROM ", TableOf(resource), " ", alias,
             " WHERE ", where);
+}
+
+void BuildGetMany(SqlBuilder& sql, const ListQuery& query, const Columns& columns,
+                  const std::vector<std::vector<std::string>>& keys) {
+  const Resource& resource = *query.resource;
+  const std::string alias = sql.NewAlias();
+  std::string arrays, names, where;
+  for (size_t p = 0; p < resource.key.size(); ++p) {
+    const Field& field = resource.fields[resource.key[p]];
+    PgArray array;
+    for (const std::vector<std::string>& key : keys) array.Add(key[p]);
+    StrAppend(&arrays, p > 0 ? ", " : "", sql.Bind(std::move(array).Finish(), "text[]"));
+    StrAppend(&names, "k", p, ", ");
+    StrAppend(&where, Column(alias, field), " = v.k", p, "::", CastName(field.type), " AND ");
+  }
+  where += sql.Scope(alias, resource, query.access->where(Action::kRead), query.deleted);
+  StrAppend(&sql.text, "SELECT v.n, ", SelectList(alias, resource, columns), " FROM unnest(", arrays,
+            ") WITH ORDINALITY AS v(", names, "n) JOIN ", TableOf(resource), " ", alias, " ON ", where,
+            " ORDER BY v.n");
 }
 
 }  // namespace mainstay::records

@@ -27,6 +27,7 @@ class SqlBuilder {
   postgres::Params params;
   // Which parameters are the principal's: with these exchanged, the same text serves another caller with equal rights.
   std::vector<std::pair<int, Operand::Kind>> principal_params;
+  std::string row;       // alias of the row that {field} in a declared check stands for
   bool reusable = true;  // false: something of the principal went into the text or into a list
 
   // "$3::bigint"
@@ -47,7 +48,7 @@ class SqlBuilder {
  private:
   std::string Condition(const std::string& alias, const catalog::Resource& resource, const Predicate& predicate);
   std::string Related(const std::string& alias, const catalog::Resource& resource, const Predicate& predicate);
-  std::string Operands(const Operand& operand, std::string_view cast);
+  std::string Operands(const Operand& operand, std::string_view cast, const catalog::Resource& resource);
 
   const CallContext& context_;
   int aliases_ = 0;
@@ -103,6 +104,10 @@ void BuildRelated(SqlBuilder& sql, const catalog::Resource& parent, const Expans
                   std::vector<std::string> keys);
 // One row by its key.
 void BuildGet(SqlBuilder& sql, const ListQuery& query, const Columns& columns, const std::vector<std::string>& key);
+
+// Many by their keys; the first column of the result is the key's ordinal, from 1.
+void BuildGetMany(SqlBuilder& sql, const ListQuery& query, const Columns& columns,
+                  const std::vector<std::vector<std::string>>& keys);
 
 // The fields of `resource` over these columns of the table; empty when one is no field.
 std::vector<int> FieldsOfColumns(const catalog::Resource& resource, const std::vector<std::string>& columns);

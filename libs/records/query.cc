@@ -284,6 +284,14 @@ class FilterResolver {
         out.operands.push_back(std::move(operand));
         continue;
       }
+      if (access == nullptr && value.size() > 2 && value.front() == '{' && value.back() == '}') {
+        const Field* other = resource.FindField(std::string_view(value).substr(1, value.size() - 2));
+        if (other == nullptr) return Unknown(condition.place());
+        operand.kind = Operand::Kind::kField;
+        operand.field = other->position;
+        out.operands.push_back(std::move(operand));
+        continue;
+      }
       if (ValueError error = ConvertText(wanted, value, operand.text); !error.ok())
         return Invalid(condition.place(), error.code, error.detail);
       if (out.op == Op::kSearch && operand.text.size() > kMaxSearchText)

@@ -23,9 +23,10 @@ namespace mainstay::records {
 
 // What an operand is: the client's text, or something of the principal that declared row predicates name.
 struct Operand {
-  enum class Kind : uint8_t { kText, kTenant, kSubject };
+  enum class Kind : uint8_t { kText, kTenant, kSubject, kField };
   Kind kind = Kind::kText;
   std::string text;  // converted for binding
+  int field = -1;    // kField: another field of the row, in declared checks
 };
 
 enum class Op : uint8_t {
@@ -51,6 +52,7 @@ enum class Op : uint8_t {
 enum class Quantifier : uint8_t { kSome, kNone, kEvery };
 
 struct Access;
+struct WriteRules;
 using AccessPtr = std::shared_ptr<const Access>;
 
 struct Predicate {
@@ -80,7 +82,8 @@ struct Access {
   std::vector<bool> readable, writable;  // by field position; hidden ones never
   // Per action: the rows it covers. Not present: all (of the tenant).
   std::shared_ptr<const Predicate> rows[kActions];
-  std::string fingerprint;  // equal for equal rights on the same model
+  std::string fingerprint;                  // equal for equal rights on the same model
+  std::shared_ptr<const WriteRules> rules;  // what the catalog declares about writes, the same for everyone
   bool can(Action action) const { return allowed[static_cast<int>(action)]; }
   const Predicate* where(Action action) const { return rows[static_cast<int>(action)].get(); }
 };

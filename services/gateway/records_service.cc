@@ -91,6 +91,10 @@ struct RecordsService::Impl : pb::RecordsService::CallbackService {
                                          pb::Record* response) override {
     return Run(context, "mainstay.records.v1.RecordsService/UpdateRecord", Answering(&Api::Update, request, response));
   }
+  grpc::ServerUnaryReactor* BatchRecords(grpc::CallbackServerContext* context, const pb::BatchRecordsRequest* request,
+                                         pb::BatchRecordsResponse* response) override {
+    return Run(context, "mainstay.records.v1.RecordsService/BatchRecords", Answering(&Api::Batch, request, response));
+  }
   grpc::ServerUnaryReactor* DeleteRecord(grpc::CallbackServerContext* context, const pb::DeleteRecordRequest* request,
                                          pb::DeleteRecordResponse*) override {
     return Run(

@@ -25,6 +25,7 @@
 #include "libs/jobs/merging.h"
 #include "libs/jobs/sealer.h"
 #include "libs/postgres/pool.h"
+#include "libs/records/trimmer.h"
 #include "libs/rpc/call.h"
 #include "libs/rpc/server.h"
 #include "libs/telemetry/log.h"
@@ -239,6 +240,7 @@ int Main(int argc, char** argv) {
   jobs::Watcher job_watcher(api_pool);
   Depths depths(api_pool);
   Desk desk(/*threads=*/4);
+  const records::Trimmer trimmer(api_pool, model);
   const MonitoringParts monitoring{.service = parts, .watcher = job_watcher, .desk = desk, .depths = depths};
   JobsService jobs_service(parts, [&monitoring](auto* context, auto* request, auto* response) {
     return StartGetJob(monitoring, context, request, response);

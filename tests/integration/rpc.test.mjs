@@ -116,6 +116,13 @@ describe('records.v1', () => {
     const bad = await call(client, 'CreateRecord', { resource: 'orders', json: '{"number":1,"colour":2}' }, principal('app', 'gateway'));
     assert.equal(bad.code, grpc.status.INVALID_ARGUMENT);
     assert.ok(bad.error.metadata.get('grpc-status-details-bin').length > 0, 'rich error details');
+    const both = { operations: [{ method: 'update', resource: 'orders', id, body: { note: 'batch' } }, { method: 'create', resource: 'orders', body: { customer_id: { $ref: '0.customer_id' }, number: `${number}-2` } }] };
+    const batch = await call(client, 'BatchRecords', { json: JSON.stringify(both) }, principal('app', 'gateway'));
+    assert.equal(batch.code, 0, batch.error?.message);
+    assert.deepEqual(JSON.parse(batch.response.json).results.map((result) => result.status), [200, 201]);
+    assert.equal((await call(client, 'BatchRecords', { json: JSON.stringify(both) }, principal('app', 'gateway'))).code, grpc.status.ALREADY_EXISTS, 'the number is taken: nothing is done');
+    const filtered = { resource: 'orders', query: { filter: { condition: { field: 'number', op: 'eq', values: [`${number}-2`] } } } };
+    assert.equal((await call(client, 'ListRecords', filtered, principal('app', 'gateway'))).response.data.length, 1);
     assert.equal((await call(client, 'DeleteRecord', { resource: 'orders', id }, principal('app', 'gateway'))).code, 0);
     client.close();
   });

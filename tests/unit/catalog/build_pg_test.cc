@@ -183,6 +183,31 @@ TEST_CASE("row predicates are checked like queries") {
   CHECK(wrong("filter[customer.orders][status]=open").size() == 1);
 }
 
+TEST_CASE("checks, jobs of writes and nested relations are checked against fields, types and queues") {
+  const std::string url = ShopDatabase();
+  const auto wrong = [&](const std::string& keys) {
+    return Mistakes(url,
+                    "resources:\n  subscriptions:\n    table: shop.subscriptions\n    tenant: tenant_id\n    " + keys +
+                        "\n  orders: {table: shop.orders, tenant: tenant_id, relations: {items: {many: order-items, "
+                        "by: order_id, nested: true}}}\n  order-items: {table: shop.order_items, tenant: tenant_id}\n");
+  };
+  CHECK(wrong("checks: {c: {that: 'filter[version][gte]={id}', fields: [plan]}}").empty());
+  CHECK(wrong("checks: {c: {if: 'filter[plan]=x', that: 'filter[active]=true'}}").empty());
+  CHECK(wrong("checks: {c: {that: 'filter[version][gte]={plan}'}}") ==
+        Lines{"c.yaml:5:24: resources.subscriptions.checks.c.that: \"plan\" is character varying and can't be compared "
+              "with \"version\""});
+  CHECK(wrong("checks: {c: {that: 'filter[version][gte]={nothing}'}}").size() == 1);
+  CHECK(wrong("checks: {c: {that: 'filter[plam]=x', fields: [pla]}}").size() == 2);
+  CHECK(wrong("checks: {c: {if: 'filter[plan]=x'}}").size() == 1);
+  CHECK(wrong("jobs: {j: {on: [create, update], changed: plan, when: 'filter[active]=true', kind: a.b, args: [id]}}")
+            .empty());
+  CHECK(wrong("jobs: {j: {on: create, kind: a.b, changed: plan}}").size() == 1);
+  CHECK(wrong("jobs: {j: {on: fly, kind: A, queue: q, args: nothing}}").size() == 4);
+  CHECK(wrong("jobs: {j: {kind: a.b}}").size() == 1);
+  CHECK(wrong("relations: {customer: {to: orders, by: customer_id, references: id, nested: true}}").size() == 2);
+  CHECK(wrong("read_only: true\n    changes: true\n    history: 1d").size() == 2);
+}
+
 TEST_CASE("routes are checked against provider, role, fields, keys and enum values") {
   const std::string url = ShopDatabase();
   auto wrong = [&](const std::string& apply, const std::string& permission = "{actions: [read, create, update]}") {

@@ -22,6 +22,8 @@ resources:
     fields: {name: {}}
     relations: {other: {to: things}}
     permissions: {staff: {actions: all}}
+    checks: {c: {that: 'filter[name]=x'}}
+    jobs: {j: {on: create, kind: k}}
 roles: {staff: {}}
 sources:
   s:

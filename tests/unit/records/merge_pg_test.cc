@@ -301,6 +301,131 @@ TEST_CASE("random batches agree with a naive oracle") {
   }
 }
 
+TEST_CASE("random batches with gaps agree with a naive oracle: stale news, transitions, a role's rows") {
+  World world(kTables, kCatalog);
+  std::mt19937 random(20261127);
+  const auto pick = [&](int n) { return static_cast<int>(random() % static_cast<unsigned>(n)); };
+  const std::vector<std::string> states = {"new", "open", "done", "locked"};
+  const std::map<std::string, std::vector<std::string>> transitions = {
+      {"new", {"open", "locked"}}, {"open", {"done", "new"}}, {"locked", {"new"}}};
+  struct Item {
+    std::string name, state = "new", seen;
+    int version = 1;
+  };
+  std::map<std::string, Item> oracle;
+  int words = 0;
+  for (int round = 0; round < 150; ++round) {
+    const bool clerk = pick(2) == 0, skip = pick(4) != 0;
+    const MergeMode mode = std::vector<MergeMode>{MergeMode::kCreate, MergeMode::kUpdate, MergeMode::kUpsert,
+                                                  MergeMode::kIgnore, MergeMode::kDelete}[pick(clerk ? 4 : 5)];
+    const bool remove = mode == MergeMode::kDelete;
+    MergeRows rows{.fields = {"code", "name", "state", "seen"}};
+    for (int i = pick(12); i >= 0; --i) {
+      rows.rows.push_back({StrCat("k", pick(20)), StrCat("n", pick(3)), states[static_cast<size_t>(pick(4))],
+                           pick(12) == 0 ? "yesterday" : StrCat("2026-01-0", 1 + pick(9), "T00:00:00Z")});
+      rows.given.push_back({true, pick(4) != 0, pick(3) != 0, pick(3) != 0});
+    }
+    std::map<std::string, Item> next = oracle;
+    std::set<std::string> codes;
+    Lines expected;
+    std::set<size_t> changed;
+    bool failed = false;
+    for (size_t i = 0; i < rows.rows.size(); ++i) {
+      const std::vector<bool>& given = rows.given[i];
+      const std::string code = *rows.rows[i][0], name = *rows.rows[i][1], state = *rows.rows[i][2],
+                        seen = *rows.rows[i][3];
+      const auto found = next.find(code);
+      const bool hidden = found != next.end() && clerk && found->second.state == "locked";
+      std::string word;
+      if (!remove && given[3] && seen == "yesterday") {
+        word = "error seen:invalid_type";
+      } else if (!codes.insert(code).second) {
+        word = "error code:duplicate_key";
+      } else if (found == next.end()) {
+        if (remove || mode == MergeMode::kUpdate) {
+          word = "error code:not_found";
+        } else if (!given[1]) {
+          word = "error name:required";
+        } else if (clerk && given[2] && state == "locked") {
+          word = "error :forbidden";
+        } else {
+          next[code] = {name, given[2] ? state : "new", given[3] ? seen : ""};
+          word = "created";
+        }
+      } else if (mode == MergeMode::kCreate || (hidden && mode == MergeMode::kUpsert)) {
+        word = "error code:unique";
+      } else if (mode == MergeMode::kIgnore) {
+        word = "skipped";
+      } else if (hidden) {
+        word = "error code:not_found";
+      } else if (remove) {
+        next.erase(found);
+        changed.insert(i);
+        word = "deleted";
+      } else {
+        Item& item = found->second;
+        if (given[3] && !item.seen.empty() && item.seen >= seen) {
+          word = "stale";
+        } else if ((!given[1] || item.name == name) && (!given[2] || item.state == state) &&
+                   (!given[3] || item.seen == seen)) {
+          word = "unchanged";
+        } else if (given[2] && item.state != state &&
+                   (!transitions.contains(item.state) ||
+                    std::count(transitions.at(item.state).begin(), transitions.at(item.state).end(), state) == 0)) {
+          word = "error state:invalid_transition";
+        } else if (clerk && given[2] && state == "locked") {
+          word = "error :forbidden";
+        } else {
+          if (given[1]) item.name = name;
+          if (given[2]) item.state = state;
+          if (given[3]) item.seen = seen;
+          ++item.version;
+          changed.insert(i);
+          word = "updated";
+        }
+      }
+      failed |= word.starts_with("error");
+      expected.push_back(word);
+    }
+    MergeResult result;
+    const CallContext context = Context(clerk ? Someone("acme", {"clerk"}) : kAcme);
+    const absl::Status status =
+        world.pool().Transaction(context.deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
+          auto merged = Merge(tx, *world.model().FindResource("items"), world.model(), context, rows,
+                              {.mode = mode,
+                               .key = {"code"},
+                               .skip_errors = skip,
+                               .stale_field = remove ? "" : "seen",
+                               .status_field = remove ? "" : "state",
+                               .transitions = transitions,
+                               .before_images = true});
+          if (!merged.ok()) return merged.status();
+          result = *std::move(merged);
+          return absl::OkStatus();
+        });
+    REQUIRE_THAT(status, testing::IsOk());
+    INFO("round " << round << " mode " << static_cast<int>(mode) << " clerk " << clerk << " skip " << skip);
+    if (skip || !failed) {
+      const Merged merged{.result = result};
+      REQUIRE(merged.words() == expected);
+      for (size_t i = 0; i < expected.size(); ++i) {
+        CHECK(result.before[i].empty() != changed.contains(i));
+        const std::string code = StrCat("\"code\": \"", *rows.rows[i][0], "\"");
+        if (changed.contains(i)) CHECK(result.before[i].find(code) != std::string::npos);
+      }
+      words += static_cast<int>(expected.size());
+      oracle = next;
+    } else {
+      CHECK(result.error > 0);
+    }
+    std::string wanted;
+    for (const auto& [code, item] : oracle)
+      StrAppend(&wanted, code, "|", item.name, "|", item.state, "|", item.seen.substr(0, 10), "|", item.version, "|\n");
+    REQUIRE(Dump(world, "code, name, state, to_char(seen AT TIME ZONE 'UTC', 'YYYY-MM-DD'), version") == wanted);
+  }
+  CHECK(words > 500);
+}
+
 TEST_CASE("ten thousand rows take a handful of statements") {
   World world(kTables, kCatalog);
   std::vector<Row> rows;

@@ -216,8 +216,10 @@ asio::awaitable<http::Response> World::Start(Principal who, std::string method, 
   request.deadline = absl::Now() + absl::Seconds(20);
   const CallContext context = Context(who);
   http::Response response = co_await used_->Handle(request, context, model_, *postgres_);
-  // A stream is read to its end, as the server would.
-  while (response.stream != nullptr) {
+  // A stream is read to its end, as the server would; a feed has none.
+  const bool endless = std::any_of(response.headers.begin(), response.headers.end(),
+                                   [](const auto& header) { return header.second == "text/event-stream"; });
+  while (response.stream != nullptr && !endless) {
     absl::StatusOr<std::string> piece = co_await response.stream->Next();
     if (!piece.ok()) response.headers.emplace_back("cut", piece.status().ToString());
     if (!piece.ok() || piece->empty()) {
