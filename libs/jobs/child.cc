@@ -90,6 +90,7 @@ class Child {
     std::atomic<Stop> stop{Stop::kNone};
     bool finished_in = false;
     std::vector<Handout> successors;
+    std::shared_ptr<Job> next;  // of its run, to be started by the same thread once this one is done
   };
   struct Answer {
     absl::Notification done;
@@ -116,6 +117,8 @@ class Child {
   };
 
   void Execute();
+  // Takes a job that has not started, and those of its run behind it, out of the child's hands.
+  void Unstarted(std::shared_ptr<Job> job, std::vector<ChildResult>& results) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Read(FrameBuffer& buffer);
   bool OnFrame(FrameType type, std::string_view body);
   absl::Status StoreNote(uint32_t slot, bool checkpoint, const std::string& json);
@@ -176,37 +179,51 @@ absl::Status Child::StoreNote(uint32_t slot, bool checkpoint, const std::string&
   return answer->status;
 }
 
+void Child::Unstarted(std::shared_ptr<Job> job, std::vector<ChildResult>& results) {
+  for (; job != nullptr; job = job->next) {
+    jobs_.erase(job->slot);
+    ChildResult& result = results.emplace_back();
+    result.slot = job->slot;
+    result.unstarted = true;
+  }
+}
+
 void Child::Execute() {
   ChildResult result;
-  bool have_result = false;
+  std::shared_ptr<Job> done;  // that `result` is of
   while (true) {
     std::shared_ptr<Job> job;
     std::vector<ChildResult> flush;
     {
       absl::MutexLock lock(&mu_);
-      if (have_result) {
-        have_result = false;
+      std::shared_ptr<Job> next;
+      if (done != nullptr) {
+        next = std::move(done->next);
         --busy_;
         run_micros_ += (static_cast<double>(result.ran_us) - run_micros_) / 8;
         jobs_.erase(result.slot);
         if (results_.empty()) results_since_ = MonoMicros();
+        const bool goes_on =
+            result.outcome.kind == Outcome::Kind::kDone && !result.finished_in && done->stop == Stop::kNone;
+        done = nullptr;
         results_.push_back(std::move(result));
-        if (waiting_.empty() || results_.size() >= kFlushAt || MonoMicros() - results_since_ > kFlushAfterMicros)
+        if (!goes_on) Unstarted(std::move(next), results_);
+        if ((waiting_.empty() && next == nullptr) || results_.size() >= kFlushAt ||
+            MonoMicros() - results_since_ > kFlushAfterMicros)
           flush.swap(results_);
       }
-      if (flush.empty()) {
-        ++idle_;
-        while (waiting_.empty()) work_.Wait(&mu_);
-        --idle_;
-        job = std::move(waiting_.front());
-        waiting_.pop_front();
+      if (next != nullptr || flush.empty()) {
+        job = std::move(next);
+        if (job == nullptr) {
+          ++idle_;
+          while (waiting_.empty()) work_.Wait(&mu_);
+          --idle_;
+          job = std::move(waiting_.front());
+          waiting_.pop_front();
+        }
         ++taken_;
         if (job->stop != Stop::kNone) {  // told to stop before it began
-          jobs_.erase(job->slot);
-          ChildResult& back = flush.emplace_back();
-          back.slot = job->slot;
-          back.unstarted = true;
-          job = nullptr;
+          Unstarted(std::move(job), flush);
         } else {
           ++busy_;
           started_[job->slot].store(std::max<int64_t>(1, MonoMicros()), std::memory_order_release);
@@ -214,10 +231,8 @@ void Child::Execute() {
         if (!waiting_.empty() && idle_ > 0 && run_micros_ > kShortMicros) work_.Signal();
       }
     }
-    if (job == nullptr) {
-      Flush(std::move(flush));
-      continue;
-    }
+    Flush(std::move(flush));
+    if (job == nullptr) continue;
     Handle handle(*this, *job);
     result = ChildResult();
     result.slot = job->slot;
@@ -226,7 +241,7 @@ void Child::Execute() {
     result.finished_in = job->finished_in;
     result.fenced = job->stop == Stop::kFenced;
     result.successors = std::move(job->successors);
-    have_result = true;
+    done = std::move(job);
   }
 }
 
@@ -234,12 +249,21 @@ bool Child::OnFrame(FrameType type, std::string_view body) {
   FrameReader frame(body);
   switch (type) {
     case FrameType::kJobs: {
-      std::vector<std::shared_ptr<Job>> jobs;
+      std::vector<std::shared_ptr<Job>> jobs, members;
+      std::shared_ptr<Job> last;
       while (!frame.done()) {
         auto job = std::make_shared<Job>();
         job->slot = static_cast<uint32_t>(frame.Number());
-        if (!ReadJob(frame, *job) || job->slot >= static_cast<uint32_t>(argument_.slots)) return false;
-        jobs.push_back(std::move(job));
+        const bool follows = frame.Number() != 0;
+        if (!ReadJob(frame, *job) || job->slot >= static_cast<uint32_t>(argument_.slots) || (follows && jobs.empty()))
+          return false;
+        if (follows) {
+          last->next = job;
+          members.push_back(job);
+        } else {
+          jobs.push_back(job);
+        }
+        last = job;
       }
       absl::MutexLock lock(&mu_);
       int wake = run_micros_ > kShortMicros ? static_cast<int>(jobs.size()) : (busy_ == 0 ? 1 : 0);
@@ -247,6 +271,7 @@ bool Child::OnFrame(FrameType type, std::string_view body) {
         jobs_[job->slot] = job;
         waiting_.push_back(std::move(job));
       }
+      for (auto& job : members) jobs_[job->slot] = std::move(job);
       for (wake = std::min(wake, idle_); wake > 0; --wake) work_.Signal();
       return true;
     }
@@ -264,13 +289,12 @@ bool Child::OnFrame(FrameType type, std::string_view body) {
       std::vector<ChildResult> back;
       {
         absl::MutexLock lock(&mu_);
-        for (const auto& job : waiting_) {
-          ChildResult& result = back.emplace_back();
-          result.slot = job->slot;
-          result.unstarted = true;
-          jobs_.erase(job->slot);
+        std::vector<std::shared_ptr<Job>> first(waiting_.begin(), waiting_.end());
+        for (auto& [slot, job] : jobs_) {
+          if (started_[slot].load(std::memory_order_relaxed) != 0) first.push_back(std::move(job->next));
         }
         waiting_.clear();
+        for (auto& job : first) Unstarted(std::move(job), back);
       }
       Flush(std::move(back));
       return true;

@@ -54,6 +54,14 @@ std::vector<std::string> OwnCommand() {
   return command;
 }
 
+// With what was to follow it.
+void Unstarted(InHandPtr job, Finished::How how, std::vector<Finished>& finished) {
+  const std::vector<InHandPtr> rest = std::move(job->rest);
+  job->rest.clear();
+  finished.push_back({std::move(job), Outcome(), how});
+  for (const InHandPtr& next : rest) finished.push_back({next, Outcome(), how});
+}
+
 std::string Evidence(int status) {
   if (WIFSIGNALED(status)) {
     const int signal = WTERMSIG(status);
@@ -170,8 +178,7 @@ bool ChildPool::GiveTo(Child& child, const InHandPtr* jobs, size_t count) {
   count = std::min(count, child.free.size());
   if (count == 0) return false;
   FrameWriter frame(child.out, FrameType::kJobs);
-  for (size_t i = 0; i < count; ++i) {
-    const InHandPtr& job = jobs[i];
+  auto give = [&](const InHandPtr& job, bool follows) {
     const uint32_t slot = child.free.back();
     child.free.pop_back();
     child.started[slot].store(0, std::memory_order_relaxed);
@@ -179,9 +186,22 @@ bool ChildPool::GiveTo(Child& child, const InHandPtr* jobs, size_t count) {
     job->place = static_cast<int>(slot);
     job->child_started = &child.started[slot];
     ++child.given;
-    frame.Number(slot);
+    frame.Number(slot).Number(follows ? 1 : 0);
     WriteJob(frame, *job);
+  };
+  for (size_t i = 0; i < count; ++i) {
+    const std::vector<InHandPtr> rest = std::move(jobs[i]->rest);
+    jobs[i]->rest.clear();
+    give(jobs[i], false);
+    for (const InHandPtr& job : rest) {
+      if (child.free.size() + i + 1 > count) {
+        give(job, true);
+      } else {
+        left_over_.push_back({job, Outcome(), Finished::How::kUnstarted});
+      }
+    }
   }
+  if (!left_over_.empty()) Nudge();
   return true;
 }
 
@@ -218,9 +238,12 @@ void ChildPool::Assign() {
     // While others have idle threads, not more than this one's: they get the rest.
     std::vector<InHandPtr> frame;
     size_t bytes = 0;
-    while (!waiting_.empty() && static_cast<int>(frame.size()) < room && frame.size() < kMaxJobs &&
-           bytes < kFullFrame) {
-      bytes += waiting_.front()->args.size() + waiting_.front()->checkpoint.size();
+    size_t size = 0;
+    while (!waiting_.empty() && static_cast<int>(size) < room && size < kMaxJobs && bytes < kFullFrame) {
+      const InHand& next = *waiting_.front();
+      size += 1 + next.rest.size();
+      bytes += next.args.size() + next.checkpoint.size();
+      for (const auto& job : next.rest) bytes += job->args.size() + job->checkpoint.size();
       frame.push_back(std::move(waiting_.front()));
       waiting_.pop_front();
     }
@@ -279,7 +302,7 @@ void ChildPool::Recall() {
   {
     absl::MutexLock lock(&mu_);
     for (auto* list : {&waiting_, &suspects_}) {
-      for (InHandPtr& job : *list) finished.push_back({std::move(job), Outcome(), Finished::How::kUnstarted});
+      for (InHandPtr& job : *list) Unstarted(std::move(job), Finished::How::kUnstarted, finished);
       list->clear();
     }
     for (Child& child : children_) {
@@ -385,19 +408,18 @@ void ChildPool::Bury(Child& child, std::vector<Finished>& finished) {
   }
   close(child.fd);
   const std::string evidence = Evidence(status);
-  std::vector<InHandPtr> started;
+  std::vector<InHandPtr> started, unstarted;
   for (uint32_t slot = 0; slot < kSlots; ++slot) {
     if (child.slots[slot] == nullptr) continue;
     InHandPtr job = std::move(child.slots[slot]);
     job->place = -1;
     job->started_us = child.started[slot].load(std::memory_order_acquire);
     job->child_started = nullptr;
-    if (job->started_us == 0) {
-      finished.push_back({std::move(job), Outcome(), stopping_ ? Finished::How::kReturned : Finished::How::kUnstarted});
-    } else {
-      started.push_back(std::move(job));
-    }
+    (job->started_us == 0 ? unstarted : started).push_back(std::move(job));
   }
+  std::ranges::stable_sort(unstarted, {}, [](const InHandPtr& job) { return job->turn; });
+  for (InHandPtr& job : unstarted)
+    finished.push_back({std::move(job), Outcome(), stopping_ ? Finished::How::kReturned : Finished::How::kUnstarted});
   using How = Finished::How;
   for (InHandPtr& job : started) {
     if (job == child.killed_for) {
@@ -503,6 +525,8 @@ void ChildPool::Loop() {
         rated = Mono();
       }
       Assign();
+      for (Finished& f : left_over_) finished.push_back(std::move(f));
+      left_over_.clear();
     }
     if (!finished.empty()) host_->Finish(std::move(finished));
     host_->Wake();
@@ -512,7 +536,7 @@ void ChildPool::Loop() {
   {
     absl::MutexLock lock(&mu_);
     for (auto* list : {&waiting_, &suspects_}) {
-      for (InHandPtr& job : *list) finished.push_back({std::move(job), Outcome(), Finished::How::kReturned});
+      for (InHandPtr& job : *list) Unstarted(std::move(job), Finished::How::kReturned, finished);
       list->clear();
     }
   }

@@ -51,6 +51,7 @@ class ChildPool : public Runner {
   void Kill(const InHandPtr& job, Outcome outcome) override;
   void Recall() override;
   bool Stop() override;
+  bool takes_runs() const override { return true; }
 
   std::vector<int> pids() const;  // of the children alive
 
@@ -98,6 +99,7 @@ class ChildPool : public Runner {
   mutable absl::Mutex mu_;
   std::vector<Child> children_ ABSL_GUARDED_BY(mu_);
   std::deque<InHandPtr> waiting_ ABSL_GUARDED_BY(mu_), suspects_ ABSL_GUARDED_BY(mu_);
+  std::vector<Finished> left_over_ ABSL_GUARDED_BY(mu_);  // of runs that a child had no room for
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
 };
 

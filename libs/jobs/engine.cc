@@ -21,6 +21,10 @@ namespace {
 // How much may wait here for runners, at the recent rate: enough to bridge a read, little enough that a worker holds
 // nothing back from others.
 constexpr double kAheadSeconds = 0.05;
+// How long and how many the jobs of a run may be together: it has one thread, and none of them is anybody else's
+// meanwhile.
+constexpr double kRunMicros = 20000;
+constexpr size_t kMaxRun = 100;
 
 prometheus::Counter& RunsBy(const char* outcome) {
   return metrics::Counter("mainstay_jobs_finished_total", "Runs by outcome", {{"outcome", outcome}});
@@ -144,6 +148,28 @@ int Engine::Impl::Given(bool outliving) const {
   return count;
 }
 
+size_t Engine::Impl::RunLength(const std::string& kind) const {
+  const auto it = run_micros.find(kind);
+  return it == run_micros.end() ? 1 : std::clamp<size_t>(static_cast<size_t>(kRunMicros / it->second), 1, kMaxRun);
+}
+
+bool Engine::Impl::EndsRun(InHand& job) {
+  const bool first = job.turn < job.run->length;
+  job.run->length = std::min(job.run->length, job.turn);
+  return first || job.marked;
+}
+
+void Engine::Impl::DropRest(InHand& job) {
+  for (auto& member : job.rest) {
+    if (EndsRun(*member) && member->marked) {
+      FinishLocked({std::move(member), Outcome(), Finished::How::kReturned});
+    } else {
+      in_hand.erase({member->id, member->fence});
+    }
+  }
+  job.rest.clear();
+}
+
 void Engine::Impl::Pump() {
   absl::MutexLock pumping(&pump_mu);
   for (size_t i = 0; i < runners.size(); ++i) {
@@ -157,11 +183,11 @@ void Engine::Impl::Pump() {
         // Fenced while it waited: the heartbeat has dealt with it.
         if (!from.front()->finished && from.front()->stop == Stop::kNone) {
           from.front()->runner = static_cast<int>(i);
+          given[i] += 1 + static_cast<int>(from.front()->rest.size());
           jobs.push_back(std::move(from.front()));
         }
         from.pop_front();
       }
-      given[i] += static_cast<int>(jobs.size());
     }
     if (!jobs.empty()) runners[i]->Give(std::move(jobs));
   }
@@ -181,8 +207,22 @@ void Engine::Impl::Finish(std::vector<Finished> runs) {
   for (Finished& f : runs) {
     InHand& job = *f.job;
     --given[static_cast<size_t>(job.runner)];
+    if (job.turn > 0 && job.Started() == 0 && (f.how == How::kUnstarted || f.how == How::kReturned)) {
+      if (EndsRun(job)) {
+        FinishLocked({f.job, Outcome(), How::kReturned});
+      } else {
+        in_hand.erase({job.id, job.fence});
+      }
+      continue;
+    }
     if (f.how == How::kRan) {
       ++executed;
+      if (job.key.has_value()) {
+        // What ends a run anyway is not worth one.
+        const bool goes_on = f.outcome.kind == Outcome::Kind::kDone && !job.finished_in;
+        double& micros = run_micros.try_emplace(job.kind, kRunMicros).first->second;
+        micros += ((goes_on ? static_cast<double>(job.ran_us) + 10 : 2 * kRunMicros) - micros) / 8;
+      }
       if (job.stop == Stop::kShutdown &&
           (f.outcome.kind == Outcome::Kind::kRetry || f.outcome.kind == Outcome::Kind::kSnooze))
         f.how = How::kReturned;
@@ -295,7 +335,10 @@ bool Engine::Impl::DrainAll(absl::Duration deadline) {
     absl::MutexLock lock(&mu);
     stop_running = true;
     for (auto& list : waiting) {
-      for (auto& job : list) FinishLocked({std::move(job), Outcome(), Finished::How::kReturned});
+      for (auto& job : list) {
+        DropRest(*job);
+        FinishLocked({std::move(job), Outcome(), Finished::How::kReturned});
+      }
       list.clear();
     }
   }

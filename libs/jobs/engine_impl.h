@@ -54,6 +54,12 @@ struct Engine::Impl : RunnerHost, std::enable_shared_from_this<Engine::Impl> {
   absl::StatusOr<Adopted> Adopt(const Runner& by, const std::vector<std::pair<Uuid, int64_t>>& jobs) override;
   // Hands what waits to runners that have credit.
   void Pump();
+  // How many jobs of this kind may follow each other on one thread, by how long they took of late.
+  size_t RunLength(const std::string& kind) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu);
+  // A job of a run that was not started, after others. True: it is to be handed out anew; else it is forgotten.
+  bool EndsRun(InHand& job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu);
+  // What was to follow a job that will not be run here.
+  void DropRest(InHand& job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu);
   // Asks the runners what they run. True when that has changed.
   bool RefreshRoutes();
   int RunnerOf(const std::string& route) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu);
@@ -84,7 +90,9 @@ struct Engine::Impl : RunnerHost, std::enable_shared_from_this<Engine::Impl> {
                        std::vector<bool>& has_args);
   void Check(std::vector<InHandPtr>& batch, const std::vector<bool>& has_args);
   enum class Verdict { kRun, kLate, kElsewhere };
-  Verdict Fill(const pqxx::row& row, InHand& job);
+  Verdict Fill(const pqxx::row& columns, InHand& job, int first = 0);
+  // Takes along what may follow the holders of keys among these.
+  void TakeRuns(const std::vector<InHandPtr>& jobs);
   void Admit(const std::vector<InHandPtr>& jobs, const std::vector<Verdict>& verdicts);
   void PutBack(const std::vector<InHandPtr>& jobs);
   absl::StatusOr<int> Claim(int credit);
@@ -95,6 +103,7 @@ struct Engine::Impl : RunnerHost, std::enable_shared_from_this<Engine::Impl> {
   void StoreBatch(std::vector<Finished>& batch);
   bool Persist(size_t jobs, bool transaction, absl::FunctionRef<absl::Status(pqxx::transaction_base&)> body,
                absl::Status* refused);
+  std::vector<std::pair<Uuid, int64_t>> Turns(const std::vector<Finished>& batch);
   bool StoreOutcomes(std::vector<Finished>& batch, std::vector<int64_t>& freed, std::vector<Handout>& handouts);
   bool StoreCrashes(std::vector<Finished>& batch, std::vector<int64_t>& freed, std::vector<Handout>& handouts);
   bool Verify(std::vector<Finished>& batch, std::vector<Finished>& plain, std::vector<Finished>& keyed,
@@ -148,6 +157,7 @@ struct Engine::Impl : RunnerHost, std::enable_shared_from_this<Engine::Impl> {
   std::string announced_lanes ABSL_GUARDED_BY(mu);                     // of these the ones that only other programs run
   std::string announced ABSL_GUARDED_BY(mu);                           // the same as an array literal
   std::vector<std::deque<InHandPtr>> waiting ABSL_GUARDED_BY(mu);      // by runner
+  std::map<std::string, double, std::less<>> run_micros ABSL_GUARDED_BY(mu);  // of late, by kind, of jobs with a key
   absl::flat_hash_map<std::pair<Uuid, int64_t>, InHandPtr> in_hand
       ABSL_GUARDED_BY(mu);                              // everything read and checked, until it is stored
   std::vector<InHandPtr> checking ABSL_GUARDED_BY(mu);  // read, being checked

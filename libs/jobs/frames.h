@@ -19,7 +19,7 @@ namespace mainstay::jobs {
 
 enum class FrameType : uint8_t {
   // To the child.
-  kJobs = 1,    // jobs to run: (slot, JobData)…
+  kJobs = 1,    // jobs to run: (slot, whether it follows the one before it, JobData)…
   kStop,        // slot, why: tell the handler
   kRecall,      // send back what has not started
   kNoteAnswer,  // to kNote: request, status code, message

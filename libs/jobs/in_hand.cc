@@ -108,7 +108,8 @@ Handout ReadHandout(const pqxx::row& row, Entry* out) {
 }
 
 int64_t Complete(pqxx::transaction_base& tx, CompleteArrays&& batch, const Uuid* worker, const std::string& worker_name,
-                 std::vector<int64_t>* freed, std::vector<Handout>* handouts) {
+                 std::vector<int64_t>* freed, std::vector<Handout>* handouts,
+                 const std::vector<std::pair<Uuid, int64_t>>& turns) {
   const std::string worker_id = worker != nullptr ? worker->ToString() : "";
   const pqxx::result rows =
       Run(tx, sql::kComplete, batch.ids.Finish(), batch.fences.Finish(), batch.states.Finish(), batch.results.Finish(),
@@ -116,7 +117,10 @@ int64_t Complete(pqxx::transaction_base& tx, CompleteArrays&& batch, const Uuid*
           worker != nullptr ? worker_id.c_str() : static_cast<const char*>(nullptr), worker_name);
   const auto row = rows[0];
   if (!row[1].is_null()) {
-    for (const auto& next : Run(tx, sql::kPassKeys, row[1].c_str(), row[2].c_str()))
+    BinaryArray turn_ids(BinaryArray::kUuid), turn_fences(BinaryArray::kInt8);
+    for (const auto& [job, fence] : turns) turn_ids.Add(job), turn_fences.AddInt8(fence);
+    for (const auto& next :
+         Run(tx, sql::kPassKeys, row[1].c_str(), row[2].c_str(), turn_ids.Finish(), turn_fences.Finish()))
       handouts->push_back(ReadHandout(next));
     auto parser = row[2].as_array();
     for (auto item = parser.get_next(); item.first != pqxx::array_parser::juncture::done; item = parser.get_next()) {

@@ -45,6 +45,12 @@ struct JobData {
   BackoffPolicy backoff;
 };
 
+// Jobs of one key that follow each other here, the holder of the key's slot first.
+struct KeyRun {
+  std::vector<std::pair<Uuid, int64_t>> jobs;  // ids and fences; constant
+  size_t length = 0;                           // those still to be run here, or done; the engine's lock
+};
+
 struct InHand : JobData {
   // Constant once it is in the list.
   int crashes = 0, max_crashes = 3;
@@ -56,18 +62,22 @@ struct InHand : JobData {
   std::string stream, entry_id;  // empty: claimed from PostgreSQL
   absl::Time taken;              // when it was read (Mono)
   absl::Duration waited;         // from when it could run to `taken`, by PostgreSQL's clock
+  std::shared_ptr<KeyRun> run;   // null: alone
+  size_t turn = 0;               // its place there
 
   // Shared between threads.
   std::atomic<Stop> stop{Stop::kNone};
   std::atomic<int64_t> started_us{0};  // the handler's start (Mono); 0: waiting. Read it through Started().
   std::atomic<const std::atomic<int64_t>*> child_started{
-      nullptr};                          // the same as a child writes it, while it runs there
-  std::atomic<int64_t> ran_us{0};        // how long the handler took; 0: it has not returned
-  int runner = 0;                        // index of the runner it was given to
-  int place = -1;                        // its runner's own note, under its lock
-  std::atomic<bool> marked{false};       // written `running`: its entry has left the stream
-  std::atomic<bool> finished{false};     // its outcome waits to be stored
-  std::atomic<bool> finished_in{false};  // by the handler's own transaction
+      nullptr};                               // the same as a child writes it, while it runs there
+  std::atomic<int64_t> ran_us{0};             // how long the handler took; 0: it has not returned
+  int runner = 0;                             // index of the runner it was given to
+  int place = -1;                             // its runner's own note, under its lock
+  std::vector<std::shared_ptr<InHand>> rest;  // of its run, each to be started once the one before it is done; moved on
+                                              // with the first
+  std::atomic<bool> marked{false};            // written `running`: its entry has left the stream
+  std::atomic<bool> finished{false};          // its outcome waits to be stored
+  std::atomic<bool> finished_in{false};       // by the handler's own transaction
   absl::Mutex mu;
   std::vector<Handout> successors ABSL_GUARDED_BY(mu);  // of FinishIn, to be handed out after the handler's commit
 
@@ -154,9 +164,11 @@ pqxx::result Run(pqxx::transaction_base& tx, const sql::Named& statement, Args&&
 Handout ReadHandout(const pqxx::row& row, Entry* entry = nullptr);
 
 // In the caller's transaction: stores final results and passes the keys on. Returns how many rows still matched;
-// `freed` gets the keys to promote once more after the commit, `handouts` what to add to the streams after it.
+// `freed` gets the keys to promote once more after the commit, `handouts` what to add to the streams after it. `turns`:
+// the next of each run that goes on.
 int64_t Complete(pqxx::transaction_base& tx, CompleteArrays&& batch, const Uuid* worker, const std::string& worker_name,
-                 std::vector<int64_t>* freed, std::vector<Handout>* handouts);
+                 std::vector<int64_t>* freed, std::vector<Handout>* handouts,
+                 const std::vector<std::pair<Uuid, int64_t>>& turns = {});
 // The same for retries and snoozes. Returns how many rows still matched; `stored`, if given, gets their ids.
 int64_t Retry(pqxx::transaction_base& tx, RetryArrays&& batch, const std::string& worker_name,
               std::vector<Uuid>* stored = nullptr);

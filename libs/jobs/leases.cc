@@ -172,7 +172,7 @@ bool Engine::Impl::Mark(const std::vector<InHandPtr>& jobs) {
       continue;
     }
     job->marked = true;
-    entries.emplace_back(job->stream, job->entry_id);
+    if (!job->entry_id.empty()) entries.emplace_back(job->stream, job->entry_id);
   }
   Acknowledge(entries, {});  // they would pin trimming and memory; their lease is the worker's row now
   return true;
@@ -240,6 +240,7 @@ void Engine::Impl::Fence(const InHandPtr& job) {
     auto& list = waiting[static_cast<size_t>(job->runner)];
     if (const auto it = std::find(list.begin(), list.end(), job); it != list.end()) {
       list.erase(it);
+      DropRest(*job);
       FinishLocked({job, Outcome::Snooze(absl::ZeroDuration())});  // stores nothing under a stale fence; acknowledges
       return;
     }
@@ -264,6 +265,7 @@ void Engine::Impl::Limits(absl::Time now) {
     // What has waited here for a heartbeat, because its runner is busy, may find another worker idle.
     for (auto& list : waiting) {
       while (!list.empty() && now - list.front()->taken > options.heartbeat) {
+        DropRest(*list.front());
         FinishLocked({std::move(list.front()), Outcome(), Finished::How::kReturned});
         list.pop_front();
       }

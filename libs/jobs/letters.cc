@@ -94,6 +94,7 @@ absl::StatusOr<std::vector<Enqueued>> EditArgs(pqxx::transaction_base& tx, const
         Run(tx, sql::kEditHot, id.ToString(), context.principal.tenant, text, context.principal.subject, why);
     if (!rows.empty()) {
       Handout handout = ReadHandout(rows[0]);
+      Run(tx, sql::kCutRuns, rows[0][8].c_str());
       if (!rows[0][7].as<bool>()) return std::vector<Enqueued>();
       // It was handed out: its entry is stale now, so it is handed out anew.
       return std::vector<Enqueued>{{.stream = std::move(handout.stream), .entry = std::move(handout.entry)}};

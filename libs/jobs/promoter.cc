@@ -88,6 +88,7 @@ absl::Status Promoter::LooseKeys() {
   RETURN_IF_ERROR(context_.Query([&](pqxx::transaction_base& tx) -> absl::Status {
     PgArray keys;
     bool any = false;
+    Run(tx, sql::kLooseRuns);
     for (const auto& row : Run(tx, sql::kLooseKeys)) keys.Add(row[0].c_str()), any = true;
     if (!any) return absl::OkStatus();
     for (const auto& row : Run(tx, sql::kPromoteKeys, std::move(keys).Finish())) handouts.push_back(ReadHandout(row));

@@ -23,6 +23,8 @@ constexpr absl::Duration kBlockBriefly = absl::Milliseconds(10);
 constexpr int kRecoverBatch = 1000;
 // Jobs that wait here for workers elsewhere, which may be busy for hours: those behind them in a stream must not wait.
 constexpr size_t kMaxWaitingForOthers = 200;
+// Jobs that follow the holders of their keys, per read.
+constexpr size_t kMaxTakenAlong = 1000;
 
 redis::Command ReadGroup(const std::string& consumer, int count, const std::vector<std::string>& names,
                          const std::string& from, std::optional<absl::Duration> block = std::nullopt) {
@@ -241,8 +243,9 @@ absl::Status Engine::Impl::Entries(const redis::Reply& reply, std::map<std::stri
   return absl::OkStatus();
 }
 
-// The columns that kCheck and kClaim share.
-Engine::Impl::Verdict Engine::Impl::Fill(const pqxx::row& row, InHand& job) {
+// The columns that kCheck, kTakeRuns and kClaim share, from the one with this number on.
+Engine::Impl::Verdict Engine::Impl::Fill(const pqxx::row& columns, InHand& job, int first) {
+  const pqxx::row row = first == 0 ? columns : columns.slice(static_cast<pqxx::row_size_type>(first), columns.size());
   job.attempt = row[2].as<int>();
   job.kind = row[3].c_str();
   job.queue = row[4].c_str();
@@ -334,12 +337,73 @@ void Engine::Impl::Check(std::vector<InHandPtr>& batch, const std::vector<bool>&
       }
     }
   }
+  std::vector<InHandPtr> holders;
+  for (size_t i = 0; i < here.size(); ++i) {
+    const InHand& job = *here[i];
+    if (how[i] == Verdict::kRun && job.key.has_value() && !job.suspect &&
+        runners[static_cast<size_t>(job.runner)]->takes_runs())
+      holders.push_back(here[i]);
+  }
+  if (!holders.empty()) TakeRuns(holders);
   std::map<std::string, absl::Duration> oldest;
   for (const auto& job : here) oldest[job->stream] = std::max(oldest[job->stream], job->waited);
   for (const auto& [stream, waited] : oldest) shares.Waited(stream, waited);
   Admit(here, how);
   if (!gone.empty()) Acknowledge(gone, {});
   if (!elsewhere.empty()) PutBack(elsewhere);
+}
+
+// When this fails the holders just run alone. All of one runner: there is one that takes runs.
+void Engine::Impl::TakeRuns(const std::vector<InHandPtr>& jobs) {
+  FencedIds ids;
+  BinaryArray keys(BinaryArray::kInt8), sizes(BinaryArray::kInt4);
+  PgArray may_run;
+  absl::flat_hash_map<Uuid, InHandPtr> holders;
+  {
+    absl::MutexLock lock(&mu);
+    const size_t room = std::min<size_t>(
+        kMaxTakenAlong, static_cast<size_t>(std::max(0, options.max_in_hand - static_cast<int>(in_hand.size()))));
+    for (const auto& job : jobs) {
+      const size_t size = std::min(RunLength(job->kind) - 1, room / jobs.size());
+      if (size == 0) continue;
+      ids.Add(*job);
+      keys.AddInt8(*job->key);
+      sizes.AddInt4(static_cast<int>(size));
+      holders.emplace(job->id, job);
+    }
+    for (const auto& [route, runner] : routes) {
+      if (runner == jobs[0]->runner) may_run.Add(route);
+    }
+  }
+  if (holders.empty()) return;
+  const auto a = ids.ids.Finish(), b = ids.fences.Finish(), c = keys.Finish(), d = sizes.Finish();
+  const std::string e = std::move(may_run).Finish();
+  pool.Autocommit(absl::Now() + absl::Seconds(5),
+                  [&](pqxx::transaction_base& tx) -> absl::Status {
+                    for (auto& [id, holder] : holders) holder->rest.clear();
+                    for (const auto& row : Run(tx, sql::kTakeRuns, a, b, c, d, e)) {
+                      ASSIGN_OR_RETURN(const Uuid holder, ParseUuid(row[0].c_str()));
+                      auto job = std::make_shared<InHand>();
+                      ASSIGN_OR_RETURN(job->id, ParseUuid(row[1].c_str()));
+                      job->fence = row[2].as<int64_t>();
+                      if (Fill(row, *job, 1) == Verdict::kRun) holders.at(holder)->rest.push_back(std::move(job));
+                    }
+                    return absl::OkStatus();
+                  })
+      .IgnoreError();
+  for (auto& [id, holder] : holders) {
+    if (holder->rest.empty()) continue;
+    auto run = std::make_shared<KeyRun>();
+    run->jobs.emplace_back(holder->id, holder->fence);
+    for (auto& job : holder->rest) {
+      job->taken = holder->taken;
+      job->run = run;
+      job->turn = run->jobs.size();
+      run->jobs.emplace_back(job->id, job->fence);
+    }
+    run->length = run->jobs.size();
+    holder->run = std::move(run);
+  }
 }
 
 // Into what waits for a runner. Sensitive arguments are opened here, for the handler alone.
@@ -367,8 +431,10 @@ void Engine::Impl::Admit(const std::vector<InHandPtr>& jobs, const std::vector<V
     checking.clear();
     for (size_t i = 0; i < jobs.size(); ++i) {
       in_hand[{jobs[i]->id, jobs[i]->fence}] = jobs[i];
+      for (const auto& job : jobs[i]->rest) in_hand[{job->id, job->fence}] = job;
       const auto runner = static_cast<size_t>(jobs[i]->runner);
       if (refused[i].has_value()) {
+        DropRest(*jobs[i]);
         FinishLocked({jobs[i], *std::move(refused[i])});
       } else if (runners[runner]->outlives() && waiting[runner].size() >= kMaxWaitingForOthers) {
         FinishLocked({jobs[i], Outcome(), Finished::How::kElsewhere});
@@ -451,8 +517,11 @@ absl::StatusOr<int> Engine::Impl::Claim(int credit) {
   }
   if (taken < credit) {
     pqxx::result rows;
-    RETURN_IF_ERROR(pool.Autocommit(absl::Now() + absl::Seconds(10), [&](pqxx::transaction_base& tx) -> absl::Status {
+    RETURN_IF_ERROR(pool.Transaction(absl::Now() + absl::Seconds(10), [&](pqxx::transaction_base& tx) -> absl::Status {
       rows = Run(tx, sql::kClaimKeyed, credit - taken, kinds, consumer, stale, QueuesOrNull());
+      PgArray keys;
+      for (const auto& row : rows) keys.Add(row[9].c_str());
+      Run(tx, sql::kCutRuns, std::move(keys).Finish());
       return absl::OkStatus();
     }));
     RETURN_IF_ERROR(take(rows));

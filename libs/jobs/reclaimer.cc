@@ -62,15 +62,21 @@ absl::Status Reclaimer::Pending() {
 }
 
 absl::Status Reclaimer::Expired() {
-  std::vector<std::pair<Uuid, int64_t>> jobs;
+  std::vector<std::pair<Uuid, int64_t>> jobs, stuck;
   RETURN_IF_ERROR(context_.Query([&](pqxx::transaction_base& tx) -> absl::Status {
     jobs.clear();
-    for (const auto& row : Run(tx, sql::kExpired)) {
-      ASSIGN_OR_RETURN(const Uuid id, ParseUuid(row[0].c_str()));
-      jobs.emplace_back(id, row[1].as<int64_t>());
-    }
-    return absl::OkStatus();
+    stuck.clear();
+    auto read = [](const pqxx::result& rows, std::vector<std::pair<Uuid, int64_t>>& out) -> absl::Status {
+      for (const auto& row : rows) {
+        ASSIGN_OR_RETURN(const Uuid id, ParseUuid(row[0].c_str()));
+        out.emplace_back(id, row[1].as<int64_t>());
+      }
+      return absl::OkStatus();
+    };
+    RETURN_IF_ERROR(read(Run(tx, sql::kExpired), jobs));
+    return read(Run(tx, sql::kStuckRuns, absl::ToDoubleSeconds(context_.options.lease)), stuck);
   }));
+  if (!stuck.empty()) RETURN_IF_ERROR(context_.Reissue(stuck, {}, {}));
   if (jobs.empty()) return absl::OkStatus();
   log::Warn("taking over the jobs of workers whose lease ran out", {{"jobs", static_cast<int64_t>(jobs.size())}});
   return context_.Reissue(jobs, std::vector<int>(jobs.size(), 1), {});

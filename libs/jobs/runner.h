@@ -55,8 +55,11 @@ class Runner {
   virtual int Credit() const = 0;
   // Handlers at work at once, at most.
   virtual int capacity() const = 0;
-  // Takes the jobs, also beyond its credit. Each comes back through Finish.
+  // Takes the jobs, with what is to follow each of them (InHand::rest), also beyond its credit. Each comes back through
+  // Finish, those of a run in their order.
   virtual void Give(std::vector<InHandPtr> jobs) = 0;
+  // Whether jobs may have a `rest`.
+  virtual bool takes_runs() const { return false; }
   // The job's `stop` was set: tell its handler. Unknown jobs are ignored.
   virtual void Tell(const InHandPtr& job) = 0;
   // The job ran past its hard limit: it comes back through Finish with `outcome`, whatever its handler does.

@@ -107,6 +107,20 @@ inline constexpr Named kCheck = {"jobs_check", "SELECT " MAINSTAY_JOB_HEAD R"sql
 FROM unnest($1::uuid[], $2::bigint[], $3::boolean[]) AS i (id, fence, want) JOIN mainstay.jobs j ON j.id = i.id AND j.fence = i.fence
 WHERE j.state = 4 OR (j.state = 2 AND j.limit_hash IS NULL AND EXISTS (SELECT 1 FROM mainstay.job_slots s WHERE s.key_hash = j.key_hash AND s.job = j.id)))sql"};
 
+// What may follow holders of keys ($1 ids, $2 fences, $3 keys, $4 at most so many each, $5 routes): the holder, then
+// the columns of kCheck. Locks the holders for share, their slots.
+inline constexpr Named kTakeRuns = {
+    "jobs_take_runs", "SELECT r.holder, " MAINSTAY_JOB_HEAD "j.args::text, false, false" MAINSTAY_JOB_TAIL R"sql(
+FROM mainstay.take_key_runs($1::uuid[], $2::bigint[], $3::bigint[], $4::integer[], $5::text[]) WITH ORDINALITY AS r (holder, id, fence, n)
+JOIN mainstay.jobs j ON j.id = r.id AND j.fence = r.fence ORDER BY r.n)sql"};
+// In the transaction of what handed holders of keys out anew, after it.
+inline constexpr Named kCutRuns = {"jobs_cut_runs", "SELECT mainstay.cut_key_runs($1::bigint[])"};
+// Runs of which nothing was finished for $1 seconds, though the job whose turn it is has not lasted a heartbeat: their
+// worker is gone.
+inline constexpr Named kStuckRuns = {"jobs_stuck_runs", R"sql(
+SELECT j.id, j.fence FROM mainstay.job_slots s JOIN mainstay.jobs j ON j.id = s.job
+WHERE s.last_seq IS NOT NULL AND j.state = 2 AND s.taken_at < clock_timestamp() - $1::float8 * interval '1 second' LIMIT 1000)sql"};
+
 // While Redis is away: takes jobs of one stream from the backlog, raising the fence; also those published so long ago
 // that their entry is out of reach. Locks the rows, skips locked ones. $1 queue, $2 priority, $3 after this id, $4
 // limit, $5 kinds, $6 worker, $7 stale after (seconds).
@@ -209,7 +223,8 @@ RETURNING j.id, j.fence, j.attempt, j.kind, j.queue, j.priority, CASE WHEN j.sen
 // that may not run now, but keeps its place). $4 crashes and $5 suspicions to count; from the fourth suspicion on each
 // is a crash. Those go out one by one at random moments, later each time: whoever takes its worker down must not take
 // the same bystanders along again. Fenced.
-// What only the dispatcher may hand out (limits, lanes) goes back to it, whatever $3 says.
+// What only the dispatcher may hand out (limits, lanes) goes back to it, whatever $3 says; of keyed ones only the
+// holder of the slot goes out.
 inline constexpr Named kReissue = {"jobs_reissue", R"sql(
 UPDATE mainstay.jobs j
 SET fence = j.fence + 1, worker = NULL, started_at = NULL,
@@ -225,12 +240,13 @@ SET fence = j.fence + 1, worker = NULL, started_at = NULL,
 FROM unnest($1::uuid[], $2::bigint[], $4::smallint[], $5::smallint[]) AS i (id, fence, crashes, suspicions)
 WHERE j.id = i.id AND j.fence = i.fence AND j.state IN (2, 4, 5)
 RETURNING j.id, j.fence, j.attempt, j.kind, j.queue, j.priority, CASE WHEN j.sensitive_args IS NULL AND octet_length(j.args::text) <= 4096 THEN j.args::text END,
-          CASE WHEN j.state = 2 AND j.limit_hash IS NOT NULL THEN 3 ELSE j.state END, j.crashes, j.max_crashes)sql"};
+          CASE WHEN j.state = 2 AND (j.limit_hash IS NOT NULL OR NOT EXISTS (SELECT 1 FROM mainstay.job_slots s WHERE s.key_hash = j.key_hash AND s.job = j.id)) THEN 3 ELSE j.state END,
+          j.crashes, j.max_crashes, j.key_hash)sql"};
 
-// See the migration: in the finishing transaction, after kComplete. Locks the keys' slots in order, their successors
-// for share.
+// See the migrations: in the finishing transaction, after kComplete. Locks the keys' slots in order, their successors
+// for share. $3 whose turn it is in runs that go on, $4 their fences.
 inline constexpr Named kPassKeys = {"jobs_pass_keys", R"sql(
-WITH p AS MATERIALIZED (SELECT * FROM mainstay.pass_job_keys($1::uuid[], $2::bigint[]))
+WITH p AS MATERIALIZED (SELECT * FROM mainstay.pass_job_keys($1::uuid[], $2::bigint[], $3::uuid[], $4::bigint[]))
 SELECT p.id, p.fence, p.attempt, p.kind, p.queue, p.priority, p.args FROM p WHERE p.id = ANY (ARRAY(SELECT mainstay.keyed_that_may_go(ARRAY(SELECT p.id FROM p)))))sql"};
 
 // Jobs that outlived a heartbeat: from now on this worker's lease row is their lease. Refused when that lease has run
@@ -467,7 +483,9 @@ SELECT j.id, j.fence FROM mainstay.job_slots s JOIN mainstay.jobs j ON j.id = s.
 WHERE j.state = 2 AND j.limit_hash IS NULL AND greatest(s.taken_at, j.published_at) <= clock_timestamp() - $1::float8 * interval '1 second')sql"};
 
 // Slots whose job is gone, and keys that have waiting jobs and no slot: what a crash between two steps can leave. Given
-// to promote_job_keys.
+// to promote_job_keys. Runs of such slots are cut before.
+inline constexpr Named kLooseRuns = {"jobs_loose_runs", R"sql(
+SELECT mainstay.cut_key_runs(ARRAY(SELECT s.key_hash FROM mainstay.job_slots s WHERE s.last_seq IS NOT NULL AND NOT EXISTS (SELECT 1 FROM mainstay.jobs j WHERE j.id = s.job))))sql"};
 inline constexpr Named kLooseKeys = {"jobs_loose_keys", R"sql(
 WITH stale AS (
   DELETE FROM mainstay.job_slots s WHERE NOT EXISTS (SELECT 1 FROM mainstay.jobs j WHERE j.id = s.job) RETURNING s.key_hash
@@ -574,7 +592,7 @@ UPDATE mainstay.jobs j SET args = $3::json, fence = j.fence + 1, published_at = 
   options = coalesce(j.options, '{}'::jsonb) || jsonb_build_object('edited', jsonb_build_object('by', $4::text, 'reason', $5::text, 'at', clock_timestamp()))
 WHERE j.id = $1::uuid AND (j.tenant = $2 OR $2 = '*') AND j.state IN (1, 2, 3, 4) AND j.sensitive_args IS NULL
 RETURNING j.id, j.fence, j.attempt, j.kind, j.queue, j.priority, CASE WHEN octet_length(j.args::text) <= 4096 THEN j.args::text END,
-          j.state = 4 OR (j.state = 2 AND EXISTS (SELECT 1 FROM mainstay.job_slots s WHERE s.key_hash = j.key_hash AND s.job = j.id)))sql"};
+          j.state = 4 OR (j.state = 2 AND EXISTS (SELECT 1 FROM mainstay.job_slots s WHERE s.key_hash = j.key_hash AND s.job = j.id)), array_remove(ARRAY[j.key_hash], NULL))sql"};
 inline constexpr Named kEditDead = {"jobs_edit_dead", R"sql(
 UPDATE mainstay.jobs_history h SET args = $3::json, fence = h.fence + 1,
   options = coalesce(h.options, '{}'::jsonb) || jsonb_build_object('edited', jsonb_build_object('by', $4::text, 'reason', $5::text, 'at', clock_timestamp()))

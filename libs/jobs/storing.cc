@@ -162,6 +162,23 @@ bool Engine::Impl::Persist(size_t jobs, bool transaction, absl::FunctionRef<absl
   }
 }
 
+// Whose turn it is once these are stored, in the runs that go on here.
+std::vector<std::pair<Uuid, int64_t>> Engine::Impl::Turns(const std::vector<Finished>& batch) {
+  absl::flat_hash_map<KeyRun*, size_t> done;  // members stored
+  for (const Finished& f : batch) {
+    if (f.job->run != nullptr && f.outcome.kind == Outcome::Kind::kDone) {
+      size_t& count = done[f.job->run.get()];
+      count = std::max(count, f.job->turn + 1);
+    }
+  }
+  std::vector<std::pair<Uuid, int64_t>> turns;
+  absl::MutexLock lock(&mu);
+  for (const auto& [run, count] : done) {
+    if (count < run->length) turns.push_back(run->jobs[count]);
+  }
+  return turns;
+}
+
 // A statement that PostgreSQL refuses for what it carries is cut in two until the culprit is alone.
 bool Engine::Impl::StoreOutcomes(std::vector<Finished>& batch, std::vector<int64_t>& freed,
                                  std::vector<Handout>& handouts) {
@@ -170,6 +187,7 @@ bool Engine::Impl::StoreOutcomes(std::vector<Finished>& batch, std::vector<int64
   std::vector<Handout> next;
   std::vector<Uuid> again;
   absl::Status refused;
+  const std::vector<std::pair<Uuid, int64_t>> turns = Turns(batch);
   const bool ok = Persist(
       batch.size(), /*transaction=*/true,  // keys and flows move on together with it
       [&](pqxx::transaction_base& tx) -> absl::Status {
@@ -185,7 +203,7 @@ bool Engine::Impl::StoreOutcomes(std::vector<Finished>& batch, std::vector<int64
         next.clear();
         again.clear();
         matched = 0;
-        if (complete.size > 0) matched += Complete(tx, std::move(complete), &id, options.name, &keys, &next);
+        if (complete.size > 0) matched += Complete(tx, std::move(complete), &id, options.name, &keys, &next, turns);
         if (retry.size > 0) matched += Retry(tx, std::move(retry), options.name, &again);
         return absl::OkStatus();
       },

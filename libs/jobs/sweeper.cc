@@ -9,6 +9,10 @@
 namespace mainstay::jobs {
 namespace {
 
+// Workers see that Redis lost its state when we do, and write what they hold as `running` first; what is left then is
+// lost, but for what was committed so lately that its entry is on its way.
+constexpr absl::Duration kFullAfter = absl::Milliseconds(600), kOnItsWay = absl::Milliseconds(300);
+
 std::string InfoOf(const std::string& info, std::string_view field) {
   const std::string name = StrCat(field, ":");
   const size_t at = info.find(name);
@@ -60,8 +64,7 @@ absl::Status Sweeper::CheckEpoch(bool* changed) {
     std::vector<std::string> names;
     for (const StreamId& stream : context_.Streams()) names.push_back(stream.Key());
     RETURN_IF_ERROR(CreateGroups(context_.redis, names));
-    // Workers see the same and write what they hold as `running` first; what is left then is lost.
-    full_at_ = Mono() + absl::Milliseconds(600);
+    full_at_ = Mono() + kFullAfter;
     log::Warn("Redis lost its state or was away: published jobs are checked against it", {{"epoch", epoch_}});
   }
   return absl::OkStatus();
@@ -71,7 +74,7 @@ absl::Status Sweeper::Sweep() {
   const absl::Time start = Mono();
   const bool full = start >= full_at_;
   if (!full && start < next_at_) return absl::OkStatus();
-  RETURN_IF_ERROR(Compare(full ? absl::ZeroDuration() : context_.options.sweep));
+  RETURN_IF_ERROR(Compare(full ? kOnItsWay : context_.options.sweep));
   if (full) full_at_ = absl::InfiniteFuture();
   next_at_ = Mono() + std::max(context_.options.sweep, (Mono() - start) * 20);
   return absl::OkStatus();

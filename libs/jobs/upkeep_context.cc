@@ -85,14 +85,17 @@ absl::Status UpkeepContext::Reissue(const std::vector<std::pair<Uuid, int64_t>>&
     std::vector<Handout> handouts;
     std::vector<int64_t> freed;
     CompleteArrays dead;
-    RETURN_IF_ERROR(Query([&](pqxx::transaction_base& tx) -> absl::Status {
+    RETURN_IF_ERROR(Transaction([&](pqxx::transaction_base& tx) -> absl::Status {
       handouts.clear();
       dead = CompleteArrays();
+      PgArray keys;
+      bool keyed = false;
       for (const auto& row : Run(tx, sql::kReissue, a, b, target, c, d)) {
         Entry entry;
         Handout handout = ReadHandout(row, &entry);
         ++reissued;
         const int state = row[7].as<int>();
+        if (!row[10].is_null()) keys.Add(row[10].c_str()), keyed = true;
         if (row[8].as<int>() >= row[9].as<int>() && (!crashes.empty() || !suspicions.empty())) {
           dead.Add(entry.id, entry.fence, kStateDead, nullptr, "crashed",
                    "its worker died or lost its lease while it ran, as often as max_crashes allows", 0, 0);
@@ -103,6 +106,7 @@ absl::Status UpkeepContext::Reissue(const std::vector<std::pair<Uuid, int64_t>>&
           if (list.size() < kMaxReturned) list.push_back(entry.id);
         }
       }
+      if (keyed) Run(tx, sql::kCutRuns, std::move(keys).Finish());
       return absl::OkStatus();
     }));
     if (dead.size > 0) {

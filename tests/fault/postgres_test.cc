@@ -11,7 +11,7 @@ TEST_CASE("F9: the completion commits and its answer is lost: success, not an er
   Stage stage(GENERATE(from_range(Seeds())));
   World& w = stage.w();
   auto& worker = stage.StartWorker({{"MAINSTAY_LEASE", "10s"}}, /*lines=*/true);
-  stage.StartLoad({.ms = 0, .keyed = false, .kind = "test.noop"});
+  stage.StartLoad({.ms = 0, .keyed = 0, .kind = "test.noop"});
   stage.WaitForProgress(50);
   for (int i = 0; i < 5; ++i) {
     worker.postgres->HoldReplies();

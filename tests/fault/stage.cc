@@ -6,6 +6,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <sstream>
 
 namespace mainstay::jobs {
 namespace {
@@ -42,12 +43,27 @@ Stage::~Stage() {
   for (auto& producer : producers_) producer.join();
 }
 
+// Made by a thread of the worker, so all its tasks have to be asked.
+std::set<int> ChildrenOf(pid_t pid) {
+  std::istringstream words(
+      testing::Run({.argv = {"sh", "-c", absl::StrCat("cat /proc/", pid, "/task/*/children 2>/dev/null")}}).output);
+  std::set<int> children;
+  for (int child; words >> child;) children.insert(child);
+  return children;
+}
+
 void Stage::Worker::Signal(int signal) {
   kill(-process->pid(), signal);
 }
 void Stage::Worker::Kill() {
   Signal(SIGKILL);
   process->Wait(absl::Seconds(30));
+}
+
+void Stage::KillChild(Worker& worker) {
+  const std::set<int> children = ChildrenOf(worker.process->pid());
+  if (children.empty()) return;
+  kill(*std::next(children.begin(), Between(0, static_cast<int64_t>(children.size()) - 1)), SIGKILL);
 }
 
 Stage::Worker& Stage::StartWorker(const std::map<std::string, std::string>& more, bool lines) {
@@ -120,7 +136,7 @@ void Stage::Produce(int producer, const Mix& mix, int64_t jobs) {
     for (JobSpec& job : batch) {
       job.kind = mix.kind;
       job.args = absl::StrCat(random() % static_cast<uint64_t>(mix.ms + 1));
-      if (mix.keyed && chance(10))
+      if (chance(mix.keyed))
         job.ordering_key = absl::StrCat("key-", producer, "-", random() % 8);
       else if (mix.unique && chance(10))
         job.unique_key = absl::StrCat("unique-", random() % 1000);
@@ -192,9 +208,13 @@ void Stage::Judge(const char* fault, int64_t dead, absl::Duration within) {
   // effects: one each, under the fence that finished the job
   CHECK(w().Count("SELECT count(*) FROM mainstay.jobs_history h LEFT JOIN effects e ON e.job = h.id WHERE h.state = 6 "
                   "AND h.kind = 'test.work' AND e.fence IS DISTINCT FROM h.fence") == 0);
-  // order
+  // order: of effects, and of the runs that counted where there are none
   CHECK(w().Count("SELECT count(*) FROM (SELECT c.n, lag(c.n) OVER (PARTITION BY c.key ORDER BY e.n) AS before FROM "
                   "effects e JOIN committed c USING (job) WHERE c.key IS NOT NULL) x WHERE before > n") == 0);
+  CHECK(w().Count("SELECT count(*) FROM (SELECT e.n AS ended, lead(s.n) OVER (PARTITION BY c.key ORDER BY c.n) AS next "
+                  "FROM committed c JOIN mainstay.jobs_history h ON h.id = c.job JOIN ledger s ON s.job = c.job AND "
+                  "s.fence = h.fence AND s.what = 'start' JOIN ledger e ON e.job = c.job AND e.fence = h.fence AND "
+                  "e.what = 'end' WHERE c.key IS NOT NULL AND h.kind <> 'test.work') x WHERE next < ended") == 0);
   // leaks
   CHECK(w().Count("SELECT count(*) FROM mainstay.job_slots") == 0);
   CHECK(w().Count("SELECT count(*) FROM mainstay.job_unique") == 0);

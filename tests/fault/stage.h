@@ -9,6 +9,7 @@
 
 #include <atomic>
 #include <random>
+#include <set>
 #include <thread>
 
 #include "tests/support/proxy.h"
@@ -16,13 +17,16 @@
 
 namespace mainstay::jobs {
 
+// Of a worker.
+std::set<int> ChildrenOf(pid_t pid);
+
 // One, or 100 with --long.
 std::vector<uint64_t> Seeds();
 
 struct Mix {
   int batch = 20;      // jobs per transaction, at most
   int ms = 10;         // that a job takes, at most
-  bool keyed = true;   // a tenth of the jobs in 8 keys
+  int keyed = 10;      // percent of the jobs, in 8 keys
   bool unique = true;  // a tenth with keys that collide now and then
   bool undone = true;  // a tenth of the transactions rolls back
   int pause_ms = 30;   // between two transactions of a producer
@@ -52,6 +56,9 @@ class Stage {
   void WaitForLoad();  // until `jobs` are committed
   // Waits until so many jobs more have ended.
   void WaitForProgress(int64_t jobs);
+
+  // One of its children, with SIGKILL, if it has any.
+  void KillChild(Worker& worker);
 
   int64_t Between(int64_t low, int64_t high);
   void SleepBetween(int64_t low_ms, int64_t high_ms);

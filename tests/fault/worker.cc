@@ -5,6 +5,7 @@
 //   test.work    args: milliseconds, or {"ms":…, "own":false}. Notes start; one effect, in the finishing transaction
 //                unless own is false; notes end. Looks at cancelled().
 //   test.plain   the same milliseconds; notes start and end, and has no transaction with its completion
+//   test.flaky   nothing but the notes; a fifth of the jobs fail the first time
 //   test.noop    nothing
 //   test.crash   notes start and takes its process down with exit code 7
 //   test.signal  the same with SIGSEGV
@@ -88,9 +89,17 @@ Outcome Plain(RunningJob& job) {
   return Outcome::Done();
 }
 
+Outcome Flaky(RunningJob& job) {
+  Note(job, "start");
+  if (job.attempt() == 1 && job.id().bytes.back() % 5 == 0) return Outcome::Retry("flaky", "the first time");
+  Note(job, "end");
+  return Outcome::Done();
+}
+
 void RegisterAll(Registry& registry) {
   registry.Register("test.work", Work);
   registry.Register("test.plain", Plain);
+  registry.Register("test.flaky", Flaky);
   registry.Register("test.noop", [](RunningJob&) { return Outcome::Done(); });
   registry.Register("test.crash", [](RunningJob& job) -> Outcome {
     Note(job, "start");

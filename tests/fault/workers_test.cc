@@ -2,21 +2,10 @@
 // Workers and their children killed, stopped, drained and woken again, under load.
 #include <signal.h>
 
-#include <set>
-#include <sstream>
-
 #include "tests/fault/stage.h"
 
 namespace mainstay::jobs {
 namespace {
-
-std::vector<int> ChildrenOf(pid_t pid) {
-  std::istringstream words(
-      testing::Run({.argv = {"sh", "-c", absl::StrCat("cat /proc/", pid, "/task/*/children 2>/dev/null")}}).output);
-  std::vector<int> children;
-  for (int child; words >> child;) children.push_back(child);
-  return children;
-}
 
 TEST_CASE("F1: children killed with -9 at random moments, under load: all runs again, nobody dies of it") {
   Stage stage(GENERATE(from_range(Seeds())));
@@ -25,9 +14,7 @@ TEST_CASE("F1: children killed with -9 at random moments, under load: all runs a
   stage.WaitForProgress(50);
   for (int i = 0; i < 5; ++i) {
     stage.SleepBetween(50, 800);
-    const std::vector<int> children = ChildrenOf(worker.process->pid());
-    if (children.empty()) continue;
-    kill(children[static_cast<size_t>(stage.Between(0, static_cast<int64_t>(children.size()) - 1))], SIGKILL);
+    stage.KillChild(worker);
   }
   stage.Judge("F1");
   CHECK(worker.process->Running());
