@@ -121,11 +121,7 @@ int64_t Complete(pqxx::transaction_base& tx, CompleteArrays&& batch, const Uuid*
     for (const auto& [job, fence] : turns) turn_ids.Add(job), turn_fences.AddInt8(fence);
     for (const auto& next :
          Run(tx, sql::kPassKeys, row[1].c_str(), row[2].c_str(), turn_ids.Finish(), turn_fences.Finish()))
-      handouts->push_back(ReadHandout(next));
-    auto parser = row[2].as_array();
-    for (auto item = parser.get_next(); item.first != pqxx::array_parser::juncture::done; item = parser.get_next()) {
-      if (item.first == pqxx::array_parser::juncture::string_value) freed->push_back(std::stoll(item.second));
-    }
+      next[0].is_null() ? freed->push_back(next[7].as<int64_t>()) : handouts->push_back(ReadHandout(next));
   }
   // After the slots, which jobs of other flows may be waiting for.
   if (!row[3].is_null()) Run(tx, sql::kFinishFlowJobs, row[3].c_str(), row[4].c_str());

@@ -64,6 +64,7 @@ struct InHand : JobData {
   absl::Duration waited;         // from when it could run to `taken`, by PostgreSQL's clock
   std::shared_ptr<KeyRun> run;   // null: alone
   size_t turn = 0;               // its place there
+  bool followed = false;         // others waited behind it for its key when it was checked
 
   // Shared between threads.
   std::atomic<Stop> stop{Stop::kNone};

@@ -305,7 +305,9 @@ void Engine::Impl::Check(std::vector<InHandPtr>& batch, const std::vector<bool>&
           for (const auto& row : Run(tx, sql::kCheck, id_array, fence_array, want_array)) {
             ASSIGN_OR_RETURN(const Uuid job_id, ParseUuid(row[0].c_str()));
             const auto it = wanted.find({job_id, row[1].as<int64_t>()});
-            if (it != wanted.end()) verdicts[it->second.get()] = Fill(row, *it->second);
+            if (it == wanted.end()) continue;
+            verdicts[it->second.get()] = Fill(row, *it->second);
+            it->second->followed = row[23].as<bool>();
           }
           return absl::OkStatus();
         });
@@ -340,7 +342,7 @@ void Engine::Impl::Check(std::vector<InHandPtr>& batch, const std::vector<bool>&
   std::vector<InHandPtr> holders;
   for (size_t i = 0; i < here.size(); ++i) {
     const InHand& job = *here[i];
-    if (how[i] == Verdict::kRun && job.key.has_value() && !job.suspect &&
+    if (how[i] == Verdict::kRun && job.followed && !job.suspect &&
         runners[static_cast<size_t>(job.runner)]->takes_runs())
       holders.push_back(here[i]);
   }

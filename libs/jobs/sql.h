@@ -80,9 +80,7 @@ inline constexpr Named kAlive = {"jobs_alive", "SELECT id FROM mainstay.jobs WHE
 
 // After the commit. Locks: the taken slots, their jobs for share. Jobs that must wait for the dispatcher (limits,
 // lanes, pauses) have their slot, but do not come back.
-inline constexpr Named kPromoteKeys = {"jobs_promote_keys", R"sql(
-WITH p AS MATERIALIZED (SELECT * FROM mainstay.promote_job_keys($1::bigint[]))
-SELECT p.id, p.fence, p.attempt, p.kind, p.queue, p.priority, p.args FROM p WHERE p.id = ANY (ARRAY(SELECT mainstay.keyed_that_may_go(ARRAY(SELECT p.id FROM p)))))sql"};
+inline constexpr Named kPromoteKeys = {"jobs_promote_keys", "SELECT * FROM mainstay.promote_keys($1::bigint[])"};
 
 // ---- workers ----
 
@@ -97,13 +95,15 @@ SELECT p.id, p.fence, p.attempt, p.kind, p.queue, p.priority, p.args FROM p WHER
 
 // The start check of one batch of entries: what is finished, cancelled or fenced does not come back. A keyed job runs
 // only while it holds its key's slot. No lock, no write. Whether anything is paused is looked up once for the batch. $1
-// ids, $2 fences, $3 whether args are wanted (they were not in the entry).
+// ids, $2 fences, $3 whether args are wanted (they were not in the entry). Last: whether others wait behind it for its
+// key.
 inline constexpr Named kCheck = {"jobs_check", "SELECT " MAINSTAY_JOB_HEAD R"sql(
   CASE WHEN i.want THEN j.args::text END, j.deadline <= clock_timestamp(),
   (SELECT EXISTS (SELECT 1 FROM mainstay.job_pauses))
   AND EXISTS (SELECT 1 FROM mainstay.job_pauses_now p WHERE (p.scope = 'queue' AND p.name = j.queue) OR (p.scope = 'kind' AND p.name = j.kind)
               OR (p.scope = 'tenant' AND p.name = j.tenant) OR (p.scope = 'key' AND p.key_hash = j.key_hash)))sql" MAINSTAY_JOB_TAIL
-                                               R"sql(
+                                               R"sql(,
+  j.key_hash IS NOT NULL AND EXISTS (SELECT 1 FROM mainstay.jobs n WHERE n.key_hash = j.key_hash AND n.state = 2 AND n.seq > j.seq)
 FROM unnest($1::uuid[], $2::bigint[], $3::boolean[]) AS i (id, fence, want) JOIN mainstay.jobs j ON j.id = i.id AND j.fence = i.fence
 WHERE j.state = 4 OR (j.state = 2 AND j.limit_hash IS NULL AND EXISTS (SELECT 1 FROM mainstay.job_slots s WHERE s.key_hash = j.key_hash AND s.job = j.id)))sql"};
 
@@ -243,11 +243,11 @@ RETURNING j.id, j.fence, j.attempt, j.kind, j.queue, j.priority, CASE WHEN j.sen
           CASE WHEN j.state = 2 AND (j.limit_hash IS NOT NULL OR NOT EXISTS (SELECT 1 FROM mainstay.job_slots s WHERE s.key_hash = j.key_hash AND s.job = j.id)) THEN 3 ELSE j.state END,
           j.crashes, j.max_crashes, j.key_hash)sql"};
 
-// See the migrations: in the finishing transaction, after kComplete. Locks the keys' slots in order, their successors
-// for share. $3 whose turn it is in runs that go on, $4 their fences.
-inline constexpr Named kPassKeys = {"jobs_pass_keys", R"sql(
-WITH p AS MATERIALIZED (SELECT * FROM mainstay.pass_job_keys($1::uuid[], $2::bigint[], $3::uuid[], $4::bigint[]))
-SELECT p.id, p.fence, p.attempt, p.kind, p.queue, p.priority, p.args FROM p WHERE p.id = ANY (ARRAY(SELECT mainstay.keyed_that_may_go(ARRAY(SELECT p.id FROM p)))))sql"};
+// See the migration: in the finishing transaction, after kComplete. Locks the keys' slots in order, their successors
+// for share. $3 whose turn it is in runs that go on, $4 their fences. What is handed out, then freed keys (last
+// column).
+inline constexpr Named kPassKeys = {
+    "jobs_pass_keys", "SELECT * FROM mainstay.pass_keys($1::uuid[], $2::bigint[], $3::uuid[], $4::bigint[])"};
 
 // Jobs that outlived a heartbeat: from now on this worker's lease row is their lease. Refused when that lease has run
 // out. Fenced.
