@@ -36,14 +36,7 @@ std::string Text(const redisReply* reply) {
 }  // namespace
 
 Redis& Redis::Shared() {
-  static const std::unique_ptr<Redis> shared = [] {
-    if (const char* url = std::getenv("MAINSTAY_TEST_REDIS"); url != nullptr && *url != 0) {
-      std::unique_ptr<Redis> server(new Redis);
-      server->url_ = url;
-      return server;
-    }
-    return StartOwn();
-  }();
+  static const std::unique_ptr<Redis> shared = StartOwn();
   return *shared;
 }
 
@@ -116,41 +109,25 @@ void Redis::GoBack() {
 }
 
 void Redis::Flush() {
-  Command({directory_.empty() ? "FLUSHDB" : "FLUSHALL"});
+  Command({"FLUSHALL"});
 }
 
-std::string Redis::Command(const std::vector<std::string>& command) {
-  std::string host = "127.0.0.1", database;
-  int port = port_;
-  if (directory_.empty()) {
-    std::string rest = url_.substr(url_.find("://") + 3);
-    if (const size_t at = rest.rfind('@'); at != std::string::npos) rest = rest.substr(at + 1);
-    const size_t slash = rest.find('/');
-    if (slash != std::string::npos) database = rest.substr(slash + 1);
-    rest = rest.substr(0, slash);
-    const size_t colon = rest.rfind(':');
-    host = rest.substr(0, colon);
-    port = colon == std::string::npos ? 6379 : std::atoi(rest.c_str() + colon + 1);
-  }
-  const std::unique_ptr<redisContext, decltype(&redisFree)> context(redisConnectWithTimeout(host.c_str(), port, {2, 0}),
+std::string Redis::Command(const std::vector<std::string>& words) {
+  const std::unique_ptr<redisContext, decltype(&redisFree)> context(redisConnectWithTimeout("127.0.0.1", port_, {2, 0}),
                                                                     &redisFree);
   if (context == nullptr || context->err != 0) throw std::runtime_error("cannot connect to Redis");
-  const auto run = [&](const std::vector<std::string>& words) {
-    std::vector<const char*> argv;
-    std::vector<size_t> lengths;
-    for (const auto& word : words) {
-      argv.push_back(word.data());
-      lengths.push_back(word.size());
-    }
-    auto* reply =
-        static_cast<redisReply*>(redisCommandArgv(context.get(), int(argv.size()), argv.data(), lengths.data()));
-    if (reply == nullptr) throw std::runtime_error(std::string("Redis: ") + context->errstr);
-    const std::string text = Text(reply);
-    freeReplyObject(reply);
-    return text;
-  };
-  if (!database.empty()) run({"SELECT", database});
-  return run(command);
+  std::vector<const char*> argv;
+  std::vector<size_t> lengths;
+  for (const auto& word : words) {
+    argv.push_back(word.data());
+    lengths.push_back(word.size());
+  }
+  auto* reply =
+      static_cast<redisReply*>(redisCommandArgv(context.get(), int(argv.size()), argv.data(), lengths.data()));
+  if (reply == nullptr) throw std::runtime_error(std::string("Redis: ") + context->errstr);
+  const std::string text = Text(reply);
+  freeReplyObject(reply);
+  return text;
 }
 
 std::string UniquePrefix() {

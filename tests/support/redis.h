@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Real Redis for tests: one server per test process, started at first use, or the one named by MAINSTAY_TEST_REDIS
-// (redis://host:port/db). Goes with the process.
+// Real Redis for tests: one server per test process, because tests empty it; started at first use, goes with the
+// process.
 #pragma once
 
 #include <memory>
@@ -14,13 +14,13 @@ class Guard;
 class Redis {
  public:
   static Redis& Shared();
-  // For tests that stop or kill it. `skew`: how many seconds its clock is wrong (skew.cc).
+  // One more, for tests that stop or kill it. `skew`: how many seconds its clock is wrong (skew.cc).
   static std::unique_ptr<Redis> StartOwn(int skew = 0);
   ~Redis();
   const std::string& url() const { return url_; }
-  // Empties it. On a server given from outside only the named database.
+  // Empties it.
   void Flush();
-  // Own servers only. Kill is SIGKILL; Start brings it back on the same port with what its append-only file held.
+  // Kill is SIGKILL; Start brings it back on the same port with what its append-only file held.
   void Kill();
   void Stop();
   void Start();
@@ -29,7 +29,7 @@ class Redis {
   void Keep();
   void GoBack();
   // A command, its reply as text: for arranging and asserting.
-  std::string Command(const std::vector<std::string>& command);
+  std::string Command(const std::vector<std::string>& words);
 
  private:
   Redis() = default;
