@@ -37,8 +37,8 @@ using Params = std::vector<std::optional<std::string>>;  // nullopt: NULL. No NU
 struct Statement {
   SqlPtr sql;
   Params params;
-  // Planned for these very values instead of prepared: where the right plan depends on them (a tenant with ten rows, one
-  // with ten million), or the text will hardly come again. Sessions only.
+  // Planned for these very values instead of prepared: where the right plan depends on them (a tenant with ten rows,
+  // one with ten million), or the text will hardly come again. Sessions only.
   bool planned_anew = false;
 };
 
