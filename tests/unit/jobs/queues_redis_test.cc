@@ -346,6 +346,7 @@ TEST_CASE("F37: a long backlog costs as much per job at its end as at its beginn
   options.sweep = absl::Minutes(5);
   options.heartbeat = absl::Seconds(20);
   options.lease = absl::Minutes(1);
+  Sql(w.url, "ALTER TABLE mainstay.jobs SET (autovacuum_enabled = false)");
   Sql(w.url, absl::StrCat("SELECT mainstay.enqueue('test.note', '0', tenant => 't' || n % 7) FROM generate_series(1, ",
                           kJobs, ") AS n"));
   Engine engine(options, registry, w.pool);
