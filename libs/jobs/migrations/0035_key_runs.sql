@@ -64,7 +64,7 @@ BEGIN
   SELECT array_agg(g.id) INTO good FROM (
     SELECT j.id FROM unnest(holders, fences) AS i (id, fence) JOIN mainstay.jobs j ON j.id = i.id AND j.fence = i.fence AND j.state = 2
     WHERE i.id = ANY (marked) ORDER BY j.key_hash FOR SHARE OF j) g;
-  IF good IS DISTINCT FROM marked AND cardinality(marked) > coalesce(cardinality(good), 0) THEN
+  IF cardinality(marked) > coalesce(cardinality(good), 0) THEN
     UPDATE mainstay.job_slots s SET last_seq = NULL WHERE s.key_hash = ANY (keys) AND s.job = ANY (marked) AND s.job <> ALL (coalesce(good, '{}'));
   END IF;
   RETURN QUERY SELECT f.holder, f.id, f.fence FROM unnest(follower_holders, followers, follower_fences) WITH ORDINALITY AS f (holder, id, fence, n) WHERE f.holder = ANY (good) ORDER BY f.n;
