@@ -306,6 +306,14 @@ void Engine::Impl::NotesLoop() {
 
 // ---- start and end ----
 
+postgres::PoolOptions EnginePool(std::string url, std::string application_name) {
+  return {.url = std::move(url),
+          .application_name = std::move(application_name),
+          .size = 8,
+          .lock_timeout = absl::Seconds(1),
+          .pin_plans = true};
+}
+
 absl::Status Engine::Impl::StartAll() {
   RETURN_IF_ERROR(Validate(options));
   RefreshRoutes();

@@ -27,7 +27,8 @@
 
 namespace mainstay::postgres {
 class Pool;
-}
+struct PoolOptions;
+}  // namespace mainstay::postgres
 
 namespace mainstay::jobs {
 
@@ -51,6 +52,9 @@ struct QueueSettings {
 
 class Runner;
 class Sealer;
+
+// What an engine needs of its pool: pinned plans, and no statement that waits long for a row that somebody holds.
+postgres::PoolOptions EnginePool(std::string url, std::string application_name);
 
 struct EngineOptions {
   std::string name;  // for people: "host:pid"

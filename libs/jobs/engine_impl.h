@@ -101,8 +101,9 @@ struct Engine::Impl : RunnerHost, std::enable_shared_from_this<Engine::Impl> {
   // ---- storing.cc ----
   void StoreLoop();
   void StoreBatch(std::vector<Finished>& batch);
-  bool Persist(size_t jobs, bool transaction, absl::FunctionRef<absl::Status(pqxx::transaction_base&)> body,
-               absl::Status* refused);
+  bool Persist(std::vector<Finished>& batch, bool transaction,
+               absl::FunctionRef<absl::Status(pqxx::transaction_base&)> body, absl::Status* refused);
+  void SetAside(std::vector<Finished>& batch);
   std::vector<std::pair<Uuid, int64_t>> Turns(const std::vector<Finished>& batch);
   bool StoreOutcomes(std::vector<Finished>& batch, std::vector<int64_t>& freed, std::vector<Handout>& handouts);
   bool StoreCrashes(std::vector<Finished>& batch, std::vector<int64_t>& freed, std::vector<Handout>& handouts);
@@ -122,6 +123,7 @@ struct Engine::Impl : RunnerHost, std::enable_shared_from_this<Engine::Impl> {
   bool Beat(bool all);
   void ListRemote();
   bool Mark(const std::vector<InHandPtr>& jobs);
+  void KeepAlive(const std::vector<InHandPtr>& jobs);
   absl::StatusOr<absl::flat_hash_set<Uuid>> Held(const std::vector<InHandPtr>& jobs);
   void Fence(const InHandPtr& job);
   void Limits(absl::Time now);
@@ -145,6 +147,9 @@ struct Engine::Impl : RunnerHost, std::enable_shared_from_this<Engine::Impl> {
   std::atomic<int64_t> succeeded{0}, retried{0}, dead{0}, fenced{0}, claimed{0}, reissued{0};
 
   std::string listed_remote = "[]";  // the heartbeat's
+
+  // The storing thread's: results of jobs whose rows somebody else holds, and when to try again.
+  std::vector<std::pair<absl::Time, Finished>> aside;
 
   // The reader's.
   Shares shares;

@@ -67,8 +67,8 @@ class RunningJob {
   virtual absl::Status Progress(double percent, std::string_view message,
                                 const std::map<std::string, int64_t>& counters = {}) = 0;
   // Finishes the job inside the handler's own transaction: its effects and the completion commit together or not at
-  // all. Fails with "fenced" when the fence is stale (roll back). Return Outcome::Done afterwards; the worker sees that
-  // it is stored.
+  // all. Fails with "fenced" when the fence is stale (roll back). The last statement of the transaction: PostgreSQL
+  // ends one that has not been committed 5 s later. Return Outcome::Done afterwards; the worker sees that it is stored.
   virtual absl::Status FinishIn(pqxx::transaction_base& tx, const Outcome& outcome) = 0;
   // The worker's database, for handlers; it connects when it is first used.
   virtual postgres::Pool& pool() = 0;

@@ -6,9 +6,11 @@
 
 #include "libs/base/clock.h"
 #include "libs/base/json.h"
+#include "libs/base/status.h"
 #include "libs/base/strings.h"
 #include "libs/base/text.h"
 #include "libs/jobs/flow_sql.h"
+#include "libs/postgres/pool.h"
 
 namespace mainstay::jobs {
 namespace {
@@ -109,12 +111,12 @@ Handout ReadHandout(const pqxx::row& row, Entry* out) {
 
 int64_t Complete(pqxx::transaction_base& tx, CompleteArrays&& batch, const Uuid* worker, const std::string& worker_name,
                  std::vector<int64_t>* freed, std::vector<Handout>* handouts,
-                 const std::vector<std::pair<Uuid, int64_t>>& turns) {
+                 const std::vector<std::pair<Uuid, int64_t>>& turns, const char* idle_ms) {
   const std::string worker_id = worker != nullptr ? worker->ToString() : "";
   const pqxx::result rows =
       Run(tx, sql::kComplete, batch.ids.Finish(), batch.fences.Finish(), batch.states.Finish(), batch.results.Finish(),
           batch.codes.Finish(), batch.messages.Finish(), batch.ran.Finish(), batch.took.Finish(),
-          worker != nullptr ? worker_id.c_str() : static_cast<const char*>(nullptr), worker_name);
+          worker != nullptr ? worker_id.c_str() : static_cast<const char*>(nullptr), worker_name, idle_ms);
   const auto row = rows[0];
   if (!row[1].is_null()) {
     BinaryArray turn_ids(BinaryArray::kUuid), turn_fences(BinaryArray::kInt8);
@@ -129,15 +131,29 @@ int64_t Complete(pqxx::transaction_base& tx, CompleteArrays&& batch, const Uuid*
 }
 
 int64_t Retry(pqxx::transaction_base& tx, RetryArrays&& batch, const std::string& worker_name,
-              std::vector<Uuid>* stored) {
+              std::vector<Uuid>* stored, const char* idle_ms) {
   const pqxx::result rows = Run(tx, sql::kRetry, batch.ids.Finish(), batch.fences.Finish(), batch.delays.Finish(),
-                                batch.codes.Finish(), batch.messages.Finish(), worker_name);
+                                batch.codes.Finish(), batch.messages.Finish(), worker_name, idle_ms);
   if (stored != nullptr) {
     for (const auto& row : rows) {
       if (const auto id = ParseUuid(row[0].c_str()); id.ok()) stored->push_back(*id);
     }
   }
   return static_cast<int64_t>(rows.size());
+}
+
+absl::StatusOr<absl::flat_hash_set<Uuid>> LockedByOthers(postgres::Pool& pool, BinaryArray ids) {
+  const auto array = ids.Finish();
+  absl::flat_hash_set<Uuid> locked;
+  RETURN_IF_ERROR(pool.Autocommit(absl::Now() + absl::Seconds(5), [&](pqxx::transaction_base& tx) -> absl::Status {
+    locked.clear();
+    for (const auto& row : Run(tx, sql::kLocked, array)) {
+      ASSIGN_OR_RETURN(const Uuid job, ParseUuid(row[0].c_str()));
+      locked.insert(job);
+    }
+    return absl::OkStatus();
+  }));
+  return locked;
 }
 
 absl::Time Mono() {

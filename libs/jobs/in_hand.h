@@ -10,7 +10,9 @@
 #include <string>
 #include <vector>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/functional/function_ref.h"
+#include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "libs/base/text.h"
@@ -20,6 +22,10 @@
 #include "libs/jobs/job_options.h"
 #include "libs/jobs/keys.h"
 #include "libs/jobs/sql.h"
+
+namespace mainstay::postgres {
+class Pool;
+}
 
 namespace mainstay::jobs {
 
@@ -166,13 +172,18 @@ Handout ReadHandout(const pqxx::row& row, Entry* entry = nullptr);
 
 // In the caller's transaction: stores final results and passes the keys on. Returns how many rows still matched;
 // `freed` gets the keys to promote once more after the commit, `handouts` what to add to the streams after it. `turns`:
-// the next of each run that goes on.
+// the next of each run that goes on. `idle_ms`: how long the transaction may be idle afterwards, when it is a
+// handler's.
 int64_t Complete(pqxx::transaction_base& tx, CompleteArrays&& batch, const Uuid* worker, const std::string& worker_name,
                  std::vector<int64_t>* freed, std::vector<Handout>* handouts,
-                 const std::vector<std::pair<Uuid, int64_t>>& turns = {});
+                 const std::vector<std::pair<Uuid, int64_t>>& turns = {}, const char* idle_ms = nullptr);
 // The same for retries and snoozes. Returns how many rows still matched; `stored`, if given, gets their ids.
 int64_t Retry(pqxx::transaction_base& tx, RetryArrays&& batch, const std::string& worker_name,
-              std::vector<Uuid>* stored = nullptr);
+              std::vector<Uuid>* stored = nullptr, const char* idle_ms = nullptr);
+
+// Of these jobs, those whose rows somebody else has locked: a statement of many that met a lock
+// (postgres::IsLockTimeout) goes on without them.
+absl::StatusOr<absl::flat_hash_set<Uuid>> LockedByOthers(postgres::Pool& pool, BinaryArray ids);
 
 // For intervals: never jumps, compares only with itself on this machine.
 absl::Time Mono();

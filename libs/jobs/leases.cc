@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "libs/base/status.h"
 #include "libs/jobs/engine_impl.h"
+#include "libs/postgres/errors.h"
 #include "libs/postgres/pool.h"
 #include "libs/telemetry/log.h"
 
@@ -93,17 +94,10 @@ bool Engine::Impl::Beat(bool all) {
   }
   const absl::Status lease = RenewLease(draining);
   if (!lease.ok()) log::Warn("lease not renewed", {{"error", std::string(lease.message())}});
-  std::vector<InHandPtr> lasting, marked;
-  std::map<std::string, redis::Command> keep;
+  std::vector<InHandPtr> lasting, marked, alive;
   const absl::Time now = Mono();
   {
     absl::MutexLock lock(&mu);
-    auto alive = [&](const InHand& job) {
-      if (job.entry_id.empty()) return;
-      auto [it, fresh] = keep.try_emplace(job.stream);
-      if (fresh) it->second = {"XCLAIM", job.stream, kGroup, consumer, "0"};
-      it->second.push_back(job.entry_id);
-    };
     for (const auto& [key, job] : in_hand) {
       if (job->marked) {
         if (!job->finished) marked.push_back(job);
@@ -113,22 +107,13 @@ bool Engine::Impl::Beat(bool all) {
       if (!job->finished && (all || (began != 0 && now - absl::FromUnixMicros(began) >= options.heartbeat))) {
         lasting.push_back(job);
       } else if (now - job->taken >= options.heartbeat / 2) {
-        alive(*job);  // waiting for a handler or to be stored
+        alive.push_back(job);  // waiting for a handler or to be stored
       }
     }
-    for (const auto& job : checking) alive(*job);
-    if (!lease.ok()) {
-      for (const auto& job : lasting) alive(*job);
-    }
+    alive.insert(alive.end(), checking.begin(), checking.end());
+    if (!lease.ok()) alive.insert(alive.end(), lasting.begin(), lasting.end());
   }
-  if (!keep.empty()) {
-    std::vector<redis::Command> commands;
-    for (auto& [stream, command] : keep) {
-      command.push_back("JUSTID");
-      commands.push_back(std::move(command));
-    }
-    redis.Pipeline(commands).status().IgnoreError();
-  }
+  KeepAlive(alive);
   if (!lease.ok()) return false;
   if (!lasting.empty() && !Mark(lasting)) return false;
   if (!marked.empty()) {
@@ -139,6 +124,23 @@ bool Engine::Impl::Beat(bool all) {
     }
   }
   return true;
+}
+
+// The pending entries of what is not written `running`.
+void Engine::Impl::KeepAlive(const std::vector<InHandPtr>& jobs) {
+  std::map<std::string, redis::Command> keep;
+  for (const auto& job : jobs) {
+    if (job->entry_id.empty()) continue;
+    auto [it, fresh] = keep.try_emplace(job->stream);
+    if (fresh) it->second = {"XCLAIM", job->stream, kGroup, consumer, "0"};
+    it->second.push_back(job->entry_id);
+  }
+  std::vector<redis::Command> commands;
+  for (auto& [stream, command] : keep) {
+    command.push_back("JUSTID");
+    commands.push_back(std::move(command));
+  }
+  if (!commands.empty()) redis.Pipeline(commands).status().IgnoreError();
 }
 
 bool Engine::Impl::Mark(const std::vector<InHandPtr>& jobs) {
@@ -161,6 +163,16 @@ bool Engine::Impl::Mark(const std::vector<InHandPtr>& jobs) {
         }
         return absl::OkStatus();
       });
+  if (postgres::IsLockTimeout(status)) {
+    BinaryArray held(BinaryArray::kUuid);
+    for (const auto& job : jobs) held.Add(job->id);
+    if (const auto locked = LockedByOthers(pool, std::move(held)); locked.ok() && !locked->empty()) {
+      std::vector<InHandPtr> others, later;
+      for (const auto& job : jobs) (locked->contains(job->id) ? later : others).push_back(job);
+      KeepAlive(later);
+      return others.empty() || Mark(others);
+    }
+  }
   if (!status.ok()) {
     log::Warn("lasting jobs not written as running", {{"error", std::string(status.message())}});
     return false;

@@ -13,6 +13,10 @@
 namespace mainstay::jobs {
 namespace {
 
+// The transaction of FinishIn holds the job's row, and its key's slot: a process that is cut off from PostgreSQL before
+// its commit must not hold them up for long.
+constexpr char kIdleMs[] = "5000";
+
 Principal ParsePrincipal(std::string_view tenant, const std::string& json) {
   Principal principal;
   principal.tenant = std::string(tenant);
@@ -83,9 +87,9 @@ absl::Status HandlerJob::FinishIn(pqxx::transaction_base& tx, const Outcome& out
     Sort(data_, outcome, static_cast<double>(MonoMicros() - began_us_) / 1e6, complete, retry);
     std::vector<int64_t> freed;
     std::vector<Handout> successors;
-    const int64_t changed =
-        complete.size > 0 ? Complete(tx, std::move(complete), &home_.worker, home_.worker_name, &freed, &successors)
-                          : Retry(tx, std::move(retry), home_.worker_name);
+    const int64_t changed = complete.size > 0 ? Complete(tx, std::move(complete), &home_.worker, home_.worker_name,
+                                                         &freed, &successors, {}, kIdleMs)
+                                              : Retry(tx, std::move(retry), home_.worker_name, nullptr, kIdleMs);
     if (changed == 0) {
       Fenced();
       return FencedError();

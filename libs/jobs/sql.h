@@ -155,8 +155,9 @@ FROM next n WHERE j.id = n.id
 RETURNING )sql" MAINSTAY_JOB_HEAD "j.args::text, j.deadline <= clock_timestamp(), false" MAINSTAY_JOB_TAIL};
 
 // Final states: out of the hot table, into history, unique keys freed; one statement, fenced. Locks the rows of the
-// batch. $7: runs to count, NULL for one. Returns one row: how many changed, the changed ids and their key hashes where
-// they have one, those with a flow and their states.
+// batch. $7: runs to count, NULL for one. $11: how long (ms) the transaction may then be idle before its commit, NULL:
+// as its session. Returns one row: how many changed, the changed ids and their key hashes where they have one, those
+// with a flow and their states.
 inline constexpr Named kComplete = {"jobs_complete", R"sql(
 WITH gone AS (
   DELETE FROM mainstay.jobs j
@@ -180,10 +181,11 @@ WITH gone AS (
   FROM gone g
 )
 SELECT count(*), array_agg(id) FILTER (WHERE key_hash IS NOT NULL), array_agg(key_hash) FILTER (WHERE key_hash IS NOT NULL),
-       array_agg(id) FILTER (WHERE flow IS NOT NULL), array_agg(final) FILTER (WHERE flow IS NOT NULL) FROM gone)sql"};
+       array_agg(id) FILTER (WHERE flow IS NOT NULL), array_agg(final) FILTER (WHERE flow IS NOT NULL),
+       CASE WHEN $11::text IS NOT NULL THEN set_config('idle_in_transaction_session_timeout', $11, true) END FROM gone)sql"};
 
 // Retries and snoozes: due later, under a raised fence. A keyed job keeps its slot, so its key waits for it. $3 delay
-// (seconds), $4 error (else a snooze).
+// (seconds), $4 error (else a snooze), $7 as $11 of kComplete.
 inline constexpr Named kRetry = {"jobs_retry", R"sql(
 UPDATE mainstay.jobs j
 SET state = 1, fence = j.fence + 1, due_at = clock_timestamp() + i.delay * interval '1 second', run_at = clock_timestamp() + i.delay * interval '1 second', worker = NULL, published_at = NULL,
@@ -194,7 +196,7 @@ SET state = 1, fence = j.fence + 1, due_at = clock_timestamp() + i.delay * inter
                        || jsonb_build_object('attempt', j.attempt + 1, 'at', clock_timestamp(), 'code', i.code, 'message', i.message, 'worker', $6::text) END
 FROM unnest($1::uuid[], $2::bigint[], $3::float8[], $4::text[], $5::text[]) AS i (id, fence, delay, code, message)
 WHERE j.id = i.id AND j.fence = i.fence
-RETURNING j.id)sql"};
+RETURNING j.id, CASE WHEN $7::text IS NOT NULL THEN set_config('idle_in_transaction_session_timeout', $7, true) END)sql"};
 
 // Jobs whose process died. $3 delay (seconds) and $4 evidence of one that ran alone: it pays with its crash budget, and
 // is due later. NULL: a suspect, handed out again at once to run alone, by the caller for those that come back as
@@ -268,6 +270,27 @@ RETURNING )sql" MAINSTAY_JOB_HEAD "NULL::text, false, false" MAINSTAY_JOB_TAIL
 // Which of these runs gave their job its final state. No lock.
 inline constexpr Named kFinishedUnder = {"jobs_finished_under", R"sql(
 SELECT h.id FROM unnest($1::uuid[], $2::bigint[]) AS i (id, fence) JOIN mainstay.jobs_history h ON h.id = i.id AND h.fence = i.fence WHERE h.state <> 8)sql"};
+
+// Of these ids, those that cannot be finished now, because somebody else has locked their row, their key's slot, or the
+// next in line for it. Locks the others, for the statement.
+inline constexpr Named kLocked = {"jobs_locked", R"sql(
+WITH these AS MATERIALIZED (
+  SELECT j.id, j.key_hash FROM mainstay.jobs j WHERE j.id = ANY ($1::uuid[])
+), next AS MATERIALIZED (
+  SELECT k.key_hash, n.id FROM (SELECT DISTINCT t.key_hash FROM these t WHERE t.key_hash IS NOT NULL) k
+  CROSS JOIN LATERAL (SELECT j.id FROM mainstay.jobs j WHERE j.key_hash = k.key_hash AND j.state IN (2, 5) AND j.id <> ALL ($1::uuid[]) ORDER BY j.seq LIMIT 1) n
+), free AS MATERIALIZED (
+  SELECT j.id FROM mainstay.jobs j WHERE j.id = ANY ($1::uuid[]) FOR UPDATE SKIP LOCKED
+), free_next AS MATERIALIZED (
+  SELECT j.id FROM mainstay.jobs j WHERE j.id = ANY (ARRAY(SELECT n.id FROM next n)) FOR SHARE SKIP LOCKED
+), free_slots AS MATERIALIZED (
+  SELECT s.key_hash FROM mainstay.job_slots s WHERE s.key_hash = ANY (ARRAY(SELECT t.key_hash FROM these t WHERE t.key_hash IS NOT NULL)) FOR UPDATE SKIP LOCKED
+), held_keys AS (
+  SELECT n.key_hash FROM next n WHERE n.id NOT IN (SELECT f.id FROM free_next f)
+  UNION
+  SELECT s.key_hash FROM these t JOIN mainstay.job_slots s ON s.key_hash = t.key_hash WHERE s.key_hash NOT IN (SELECT f.key_hash FROM free_slots f)
+)
+SELECT t.id FROM these t WHERE t.id NOT IN (SELECT f.id FROM free f) OR t.key_hash IN (SELECT h.key_hash FROM held_keys h))sql"};
 
 // Which of these are still ours. No lock.
 inline constexpr Named kHeld = {"jobs_held", R"sql(

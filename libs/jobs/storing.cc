@@ -17,6 +17,7 @@ namespace {
 
 constexpr absl::Duration kTrimEvery = absl::Milliseconds(20);
 constexpr int64_t kTrimAfter = 1000;  // entries
+constexpr absl::Duration kAside = absl::Milliseconds(500);
 
 // Deletes what every group has been given and acknowledged. One step inside Redis, so nothing can be delivered in
 // between.
@@ -59,12 +60,18 @@ void Engine::Impl::StoreLoop() {
           absl::Condition(
               +[](Impl* i) ABSL_EXCLUSIVE_LOCKS_REQUIRED(i->mu) { return i->stop_storing || !i->finished.empty(); },
               this),
-          touched.empty() ? absl::Milliseconds(500) : kTrimEvery);
+          !touched.empty() ? kTrimEvery : kAside);
+      const absl::Time now = Mono();
+      std::erase_if(aside, [&](auto& waiting) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
+        if (now < waiting.first) return false;
+        finished.push_back(std::move(waiting.second));
+        return true;
+      });
       const size_t n = std::min(finished.size(), static_cast<size_t>(options.store_batch));
       const auto end = finished.begin() + static_cast<std::ptrdiff_t>(n);
       batch.assign(std::make_move_iterator(finished.begin()), std::make_move_iterator(end));
       finished.erase(finished.begin(), end);
-      if (batch.empty() && stop_storing) break;
+      if (batch.empty() && stop_storing && (aside.empty() || give_up)) break;
     }
     if (!batch.empty()) {
       for (const auto& f : batch) {
@@ -127,6 +134,9 @@ void Engine::Impl::StoreBatch(std::vector<Finished>& batch) {
     if (!status.ok())
       log::Warn("keys not looked at again, the sweeper will", {{"error", std::string(status.message())}});
   }
+  std::erase_if(batch, [this](const Finished& f) {
+    return std::ranges::any_of(aside, [&](const auto& waiting) { return waiting.second.job == f.job; });
+  });
   std::vector<std::pair<std::string, std::string>> entries;
   if (stored) {
     for (const auto& f : batch) {
@@ -139,9 +149,10 @@ void Engine::Impl::StoreBatch(std::vector<Finished>& batch) {
   metrics.in_hand.Set(static_cast<double>(in_hand.size()));
 }
 
-// Runs `body` until PostgreSQL has taken it. False: it cannot (or the process is ending): nothing may be acknowledged.
-bool Engine::Impl::Persist(size_t jobs, bool transaction, absl::FunctionRef<absl::Status(pqxx::transaction_base&)> body,
-                           absl::Status* refused) {
+// Runs `body` until PostgreSQL has taken it, without those whose rows somebody else holds. False: it cannot (or the
+// process is ending): nothing may be acknowledged.
+bool Engine::Impl::Persist(std::vector<Finished>& batch, bool transaction,
+                           absl::FunctionRef<absl::Status(pqxx::transaction_base&)> body, absl::Status* refused) {
   absl::Duration wait = absl::Milliseconds(50);
   while (true) {
     const absl::Time deadline = absl::Now() + absl::Seconds(10);
@@ -151,8 +162,12 @@ bool Engine::Impl::Persist(size_t jobs, bool transaction, absl::FunctionRef<absl
       *refused = status;
       return false;
     }
+    if (const size_t before = batch.size(); postgres::IsLockTimeout(status)) {
+      SetAside(batch);
+      if (batch.size() < before) continue;
+    }
     log::Warn("results wait for PostgreSQL",
-              {{"jobs", static_cast<int64_t>(jobs)}, {"error", std::string(status.message())}});
+              {{"jobs", static_cast<int64_t>(batch.size())}, {"error", std::string(status.message())}});
     absl::MutexLock lock(&mu);
     if (mu.AwaitWithTimeout(absl::Condition(&give_up), wait)) {
       *refused = status;
@@ -160,6 +175,31 @@ bool Engine::Impl::Persist(size_t jobs, bool transaction, absl::FunctionRef<absl
     }
     wait = std::min(wait * 2, absl::Seconds(1));
   }
+}
+
+// A transaction that stays open on a job's row (a handler cut off before its commit, somebody at a console) holds this
+// job up, and not those beside it. What follows in its run waits with it.
+void Engine::Impl::SetAside(std::vector<Finished>& batch) {
+  BinaryArray ids(BinaryArray::kUuid);
+  for (const Finished& f : batch) ids.Add(f.job->id);
+  const auto locked = LockedByOthers(pool, std::move(ids));
+  if (!locked.ok() || locked->empty()) return;
+  absl::flat_hash_map<const KeyRun*, size_t> from;  // the first member of a run that waits
+  for (const Finished& f : batch) {
+    if (f.job->run == nullptr || !locked->contains(f.job->id)) continue;
+    const auto [first, fresh] = from.try_emplace(f.job->run.get(), f.job->turn);
+    if (!fresh) first->second = std::min(first->second, f.job->turn);
+  }
+  const absl::Time again = Mono() + kAside;
+  const size_t before = aside.size();
+  std::erase_if(batch, [&](Finished& f) {
+    const auto first = from.find(f.job->run.get());
+    if (!locked->contains(f.job->id) && (first == from.end() || f.job->turn < first->second)) return false;
+    aside.emplace_back(again, std::move(f));
+    return true;
+  });
+  log::Warn("results wait for a row that another transaction holds",
+            {{"jobs", static_cast<int64_t>(aside.size() - before)}, {"job", FormatId("job", *locked->begin())}});
 }
 
 // Whose turn it is once these are stored, in the runs that go on here.
@@ -187,9 +227,8 @@ bool Engine::Impl::StoreOutcomes(std::vector<Finished>& batch, std::vector<int64
   std::vector<Handout> next;
   std::vector<Uuid> again;
   absl::Status refused;
-  const std::vector<std::pair<Uuid, int64_t>> turns = Turns(batch);
   const bool ok = Persist(
-      batch.size(), /*transaction=*/true,  // keys and flows move on together with it
+      batch, /*transaction=*/true,  // keys and flows move on together with it
       [&](pqxx::transaction_base& tx) -> absl::Status {
         CompleteArrays complete;
         RetryArrays retry;
@@ -203,7 +242,8 @@ bool Engine::Impl::StoreOutcomes(std::vector<Finished>& batch, std::vector<int64
         next.clear();
         again.clear();
         matched = 0;
-        if (complete.size > 0) matched += Complete(tx, std::move(complete), &id, options.name, &keys, &next, turns);
+        if (complete.size > 0)
+          matched += Complete(tx, std::move(complete), &id, options.name, &keys, &next, Turns(batch));
         if (retry.size > 0) matched += Retry(tx, std::move(retry), options.name, &again);
         return absl::OkStatus();
       },
@@ -275,7 +315,7 @@ bool Engine::Impl::StoreLost(std::vector<Finished>& batch, std::vector<int64_t>&
   std::vector<Handout> next;
   absl::Status refused;
   const bool ok = Persist(
-      batch.size(), /*transaction=*/true,
+      batch, /*transaction=*/true,
       [&](pqxx::transaction_base& tx) -> absl::Status {
         keys.clear();
         next.clear();
@@ -327,7 +367,7 @@ bool Engine::Impl::StoreCrashes(std::vector<Finished>& batch, std::vector<int64_
   std::vector<Handout> next;
   absl::Status refused;
   const bool ok = Persist(
-      batch.size(), /*transaction=*/true,
+      batch, /*transaction=*/true,
       [&](pqxx::transaction_base& tx) -> absl::Status {
         keys.clear();
         next.clear();
@@ -414,15 +454,13 @@ void Engine::Impl::Count(const Finished& f) {
 // not, whatever the handler thinks.
 bool Engine::Impl::Verify(std::vector<Finished>& batch, std::vector<Finished>& plain, std::vector<Finished>& keyed,
                           std::vector<Handout>& handouts, std::vector<int64_t>& freed) {
-  std::vector<InHandPtr> jobs;
-  for (const auto& f : batch) jobs.push_back(f.job);
   absl::flat_hash_set<Uuid> still;
   absl::Status refused;
   if (!Persist(
-          batch.size(), false,
+          batch, false,
           [&](pqxx::transaction_base& tx) -> absl::Status {
             FencedIds ids;
-            for (const auto& job : jobs) ids.Add(*job);
+            for (const auto& f : batch) ids.Add(*f.job);
             still.clear();
             for (const auto& row : Run(tx, sql::kHeld, ids.ids.Finish(), ids.fences.Finish())) {
               ASSIGN_OR_RETURN(const Uuid job, ParseUuid(row[0].c_str()));
@@ -454,7 +492,7 @@ bool Engine::Impl::GiveBack(std::vector<Finished>& batch, int target, std::vecto
   std::vector<Handout> next;
   absl::Status refused;
   if (!Persist(
-          batch.size(), false,
+          batch, false,
           [&](pqxx::transaction_base& tx) -> absl::Status {
             FencedIds ids;
             for (const auto& f : batch) ids.Add(*f.job);

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "libs/base/status.h"
+#include "libs/postgres/errors.h"
 #include "libs/telemetry/log.h"
 
 namespace mainstay::jobs {
@@ -68,29 +69,32 @@ absl::Status UpkeepContext::Publish(const std::vector<Handout>& handouts) {
   return absl::OkStatus();
 }
 
+// Jobs whose rows somebody else holds are left out: their entries are gone, so the sweep comes back to them.
 absl::Status UpkeepContext::Reissue(const std::vector<std::pair<Uuid, int64_t>>& jobs, const std::vector<int>& crashes,
                                     const std::vector<int>& suspicions) {
   // The window may be full already, or Redis away: then unkeyed jobs go back to the backlog.
   const int target = !redis_away && jobs.size() <= static_cast<size_t>(options.window) ? kStatePublished : kStateReady;
   for (size_t at = 0; at < jobs.size(); at += kBatch) {
-    PgArray ids, fences, crashed, suspected;
-    for (size_t i = at; i < std::min(jobs.size(), at + kBatch); ++i) {
-      ids.Add(jobs[i].first.ToString());
-      fences.Add(absl::StrCat(jobs[i].second));
-      crashed.Add(absl::StrCat(i < crashes.size() ? crashes[i] : 0));
-      suspected.Add(absl::StrCat(i < suspicions.size() ? suspicions[i] : 0));
-    }
-    const std::string a = std::move(ids).Finish(), b = std::move(fences).Finish(), c = std::move(crashed).Finish(),
-                      d = std::move(suspected).Finish();
     std::vector<Handout> handouts;
     std::vector<int64_t> freed;
     CompleteArrays dead;
-    RETURN_IF_ERROR(Transaction([&](pqxx::transaction_base& tx) -> absl::Status {
+    absl::flat_hash_set<Uuid> locked;
+    auto reissue = [&](pqxx::transaction_base& tx) -> absl::Status {
+      BinaryArray ids(BinaryArray::kUuid), fences(BinaryArray::kInt8), crashed(BinaryArray::kInt2),
+          suspected(BinaryArray::kInt2);
+      for (size_t i = at; i < std::min(jobs.size(), at + kBatch); ++i) {
+        if (locked.contains(jobs[i].first)) continue;
+        ids.Add(jobs[i].first);
+        fences.AddInt8(jobs[i].second);
+        crashed.AddInt2(i < crashes.size() ? crashes[i] : 0);
+        suspected.AddInt2(i < suspicions.size() ? suspicions[i] : 0);
+      }
       handouts.clear();
       dead = CompleteArrays();
       PgArray keys;
       bool keyed = false;
-      for (const auto& row : Run(tx, sql::kReissue, a, b, target, c, d)) {
+      for (const auto& row :
+           Run(tx, sql::kReissue, ids.Finish(), fences.Finish(), target, crashed.Finish(), suspected.Finish())) {
         Entry entry;
         Handout handout = ReadHandout(row, &entry);
         ++reissued;
@@ -108,7 +112,15 @@ absl::Status UpkeepContext::Reissue(const std::vector<std::pair<Uuid, int64_t>>&
       }
       if (keyed) Run(tx, sql::kCutRuns, std::move(keys).Finish());
       return absl::OkStatus();
-    }));
+    };
+    absl::Status status = Transaction(reissue);
+    if (postgres::IsLockTimeout(status)) {
+      BinaryArray ids(BinaryArray::kUuid);
+      for (size_t i = at; i < std::min(jobs.size(), at + kBatch); ++i) ids.Add(jobs[i].first);
+      ASSIGN_OR_RETURN(locked, LockedByOthers(pool, std::move(ids)));
+      status = Transaction(reissue);
+    }
+    RETURN_IF_ERROR(status);
     if (dead.size > 0) {
       RETURN_IF_ERROR(Transaction([&](pqxx::transaction_base& tx) -> absl::Status {
         Complete(tx, std::move(dead), nullptr, "upkeep", &freed, &handouts);

@@ -138,8 +138,7 @@ int WorkerMain(int argc, char** argv, const Registry& registry) {
   }
   char host[256] = "localhost";
   gethostname(host, sizeof(host) - 1);
-  postgres::Pool pool(
-      {.url = options.database_url, .application_name = "mainstay-worker engine", .size = 8, .pin_plans = true});
+  postgres::Pool pool(EnginePool(options.database_url, "mainstay-worker engine"));
   EngineOptions engine_options;
   engine_options.name = StrCat(host, ":", getpid());
   engine_options.redis = {.url = options.redis_url};

@@ -58,6 +58,13 @@ absl::StatusOr<ConnectParameters> ConnectParameters::Make(const ConnectSettings&
     // A client that stopped in the middle of a transaction must not hold its locks for ever.
     options += " -c idle_in_transaction_session_timeout=60000";
   }
+  if (settings.lock_timeout > absl::ZeroDuration())
+    StrAppend(&options, " -c lock_timeout=", std::max<int64_t>(1, absl::ToInt64Milliseconds(settings.lock_timeout)));
+  // A client that vanished without a word is noticed by the server in half a minute, between its statements and in
+  // them.
+  options +=
+      " -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3 -c tcp_user_timeout=20000 -c "
+      "client_connection_check_interval=10000";
   if (settings.pin_plans) options += " -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off";
   if (settings.whole_cursors) options += " -c cursor_tuple_fraction=1.0";
   // The URL's own options come last: they win.

@@ -23,6 +23,7 @@ struct ConnectSettings {
   std::string url;
   std::string application_name;
   absl::Duration statement_timeout = absl::ZeroDuration();  // zero: none
+  absl::Duration lock_timeout = absl::ZeroDuration();       // zero: none
   bool pin_plans = false;
   bool whole_cursors = false;  // cursors are read to their end: plan them for that
 };

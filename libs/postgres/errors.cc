@@ -216,6 +216,11 @@ bool IsOutcomeUnknown(const absl::Status& status) {
   return error.has_value() && error->outcome_unknown;
 }
 
+bool IsLockTimeout(const absl::Status& status) {
+  const auto error = GetSqlError(status);
+  return error.has_value() && error->sqlstate == "55P03";
+}
+
 absl::Status CheckText(std::string_view value) {
   if (value.find('\0') == std::string_view::npos) return absl::OkStatus();
   return Validation("invalid_characters", "the text has a NUL character, which cannot be stored");

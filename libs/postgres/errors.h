@@ -32,6 +32,8 @@ bool IsTransient(const absl::Status& status);
 // The connection broke during COMMIT: it may or may not have happened. Whoever tries again must be idempotent or look
 // first.
 bool IsOutcomeUnknown(const absl::Status& status);
+// A lock was not free within lock_timeout: somebody else holds a row for long.
+bool IsLockTimeout(const absl::Status& status);
 // PostgreSQL refuses text with a NUL byte and the client library would cut there silently: check values of users before
 // binding them.
 absl::Status CheckText(std::string_view value);

@@ -102,6 +102,7 @@ struct Pool::Impl {
         parameters(ConnectParameters::Make({.url = options.url,
                                             .application_name = options.application_name,
                                             .statement_timeout = options.statement_timeout,
+                                            .lock_timeout = options.lock_timeout,
                                             .pin_plans = options.pin_plans})),
         watchdog([this] { WatchLoop(); }),
         prober([this] { ProbeLoop(); }) {}

@@ -116,17 +116,15 @@ int Main(int argc, char** argv) {
 
   const std::string name = child.has_value() ? child->worker_name : ProcessName();
   const int threads = static_cast<int>((options.executors + options.children - 1) / options.children);
-  auto pool_options = [&](const char* purpose, int size, bool pin) {
-    return postgres::PoolOptions{.url = options.service.database_url,
-                                 .application_name = StrCat("mainstay-worker ", purpose),
-                                 .size = size,
-                                 .pin_plans = pin};
+  auto pool_options = [&](const char* purpose, int size) {
+    return postgres::PoolOptions{
+        .url = options.service.database_url, .application_name = StrCat("mainstay-worker ", purpose), .size = size};
   };
   // The engine's statements never wait for a handler's: a pool for each.
-  postgres::Pool engine_pool(pool_options("engine", 8, true));
+  postgres::Pool engine_pool(jobs::EnginePool(options.service.database_url, "mainstay-worker engine"));
   postgres::Pool handler_pool(pool_options(
-      "handlers", options.database_connections > 0 ? static_cast<int>(options.database_connections) : threads, false));
-  postgres::Pool api_pool(pool_options("api", 6, false));
+      "handlers", options.database_connections > 0 ? static_cast<int>(options.database_connections) : threads));
+  postgres::Pool api_pool(pool_options("api", 6));
 
   catalog::Watcher watcher(api_pool, {.service = "worker", .instance = name});
   std::once_flag watching;

@@ -119,6 +119,40 @@ TEST_CASE("F26: PostgreSQL half-open, nothing comes and nothing is closed: conne
   stage.StopWorkers();
 }
 
+TEST_CASE("a transaction left open on jobs' rows holds up these jobs and no other") {
+  Stage stage(1);
+  World& w = stage.w();
+  stage.StartWorker();
+  stage.StartLoad({.ms = 30, .kind = "test.plain"});
+  stage.WaitForProgress(100);
+  {
+    pqxx::connection console(w.url);
+    pqxx::work left_open(console);
+    std::vector<std::string> held;
+    REQUIRE(Eventually([&] {
+      for (const auto& row :
+           left_open.exec("SELECT id FROM mainstay.jobs WHERE state IN (2, 4, 5) LIMIT 5 FOR UPDATE SKIP LOCKED"))
+        held.push_back(row[0].c_str());
+      return held.size() >= 5;
+    }));
+    stage.WaitForProgress(1000);
+    for (const auto& job : held) CHECK(w.Count("SELECT count(*) FROM mainstay.jobs WHERE id = '" + job + "'") == 1);
+  }
+  stage.Judge("rows held");
+  stage.StopWorkers();
+}
+
+TEST_CASE("a handler that stops between finishing its job and the commit loses the transaction, not the job") {
+  Stage stage(1);
+  World& w = stage.w();
+  stage.StartWorker({{"MAINSTAY_LEASE", "10s"}});
+  stage.StartLoad({.ms = 8000, .keyed = 50, .unique = false, .kind = "test.linger"}, 4, 1);
+  stage.WaitForLoad();
+  stage.Judge("lingering");
+  CHECK(w.Count("SELECT count(*) FROM mainstay.jobs_history WHERE errors IS NOT NULL") > 0);
+  stage.StopWorkers();
+}
+
 TEST_CASE("F57: tables and functions changed under running workers: their plans go on") {
   Stage stage(1);
   World& w = stage.w();

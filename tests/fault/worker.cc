@@ -4,6 +4,7 @@
 //
 //   test.work    args: milliseconds, or {"ms":…, "own":false}. Notes start; one effect, in the finishing transaction
 //                unless own is false; notes end. Looks at cancelled().
+//   test.linger  args: milliseconds; the first time it waits so long between the finishing statement and its commit
 //   test.plain   the same milliseconds; notes start and end, and has no transaction with its completion
 //   test.flaky   nothing but the notes; a fifth of the jobs fail the first time
 //   test.noop    nothing
@@ -28,6 +29,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "libs/base/json.h"
+#include "libs/base/status.h"
 #include "libs/jobs/typed.h"
 #include "libs/jobs/worker_main.h"
 #include "libs/postgres/pool.h"
@@ -82,6 +84,20 @@ Outcome Work(RunningJob& job) {
   return Outcome::Done();
 }
 
+Outcome Linger(RunningJob& job) {
+  Note(job, "start");
+  const absl::Status status =
+      job.pool().Transaction(absl::Now() + absl::Seconds(30), [&](pqxx::transaction_base& tx) -> absl::Status {
+        tx.exec_params("INSERT INTO effects (job, fence) VALUES ($1, $2)", job.id().ToString(), job.fence());
+        RETURN_IF_ERROR(job.FinishIn(tx, Outcome::Done()));
+        if (job.attempt() == 1) absl::SleepFor(absl::Milliseconds(Number(job.args(), "ms", 0)));
+        return absl::OkStatus();
+      });
+  if (!status.ok()) return Outcome::FromStatus(status);
+  Note(job, "end");
+  return Outcome::Done();
+}
+
 Outcome Plain(RunningJob& job) {
   Note(job, "start");
   if (!Sleep(job, Number(job.args(), "ms", 0))) return Outcome::Retry("stopped", "told to stop");
@@ -98,6 +114,7 @@ Outcome Flaky(RunningJob& job) {
 
 void RegisterAll(Registry& registry) {
   registry.Register("test.work", Work);
+  registry.Register("test.linger", Linger);
   registry.Register("test.plain", Plain);
   registry.Register("test.flaky", Flaky);
   registry.Register("test.noop", [](RunningJob&) { return Outcome::Done(); });

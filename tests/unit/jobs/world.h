@@ -62,7 +62,7 @@ class World {
   explicit World(testing::Postgres* own_postgres = nullptr, testing::Redis* own_redis = nullptr)
       : redis(own_redis != nullptr ? *own_redis : testing::Redis::Shared()),
         url(own_postgres != nullptr ? own_postgres->NewMigratedDatabase() : testing::NewMigratedDatabase()),
-        pool({.url = url, .application_name = "jobs-test", .size = 12, .pin_plans = true}) {
+        pool(EnginePool(url, "jobs-test")) {
     redis.Flush();
     testing::Sql(url, kLedger);
     context.principal = {.tenant = "acme", .subject = "user:1", .roles = {"staff"}};
