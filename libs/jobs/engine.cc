@@ -427,19 +427,16 @@ EngineStats Engine::Impl::Stats() {
   return s;
 }
 
-namespace {
-
-std::vector<std::shared_ptr<Runner>> Threads(const EngineOptions& options, const Registry& registry,
-                                             postgres::Pool& pool) {
-  return {std::make_shared<ThreadRunner>(HandlerHome{registry, options.worker, options.name, pool}, options.executors)};
-}
-
-}  // namespace
-
 Engine::Engine(EngineOptions options, std::vector<std::shared_ptr<Runner>> runners, postgres::Pool& pool)
     : impl_(std::make_shared<Impl>(std::move(options), std::move(runners), pool)) {}
 Engine::Engine(EngineOptions options, const Registry& registry, postgres::Pool& pool)
-    : Engine(options, Threads(options, registry, pool), pool) {}
+    : impl_([&] {
+        options.worker = NewUuid();
+        auto threads = std::make_shared<ThreadRunner>(HandlerHome{registry, options.worker, options.name, pool},
+                                                      options.executors);
+        return std::make_shared<Impl>(std::move(options), std::vector<std::shared_ptr<Runner>>{std::move(threads)},
+                                      pool);
+      }()) {}
 Engine::~Engine() {
   Drain(absl::ZeroDuration());
 }

@@ -108,7 +108,8 @@ class Engine {
  public:
   // `pool` must pin plans; at least 4 connections beside what handlers use. It outlives this.
   Engine(EngineOptions options, std::vector<std::shared_ptr<Runner>> runners, postgres::Pool& pool);
-  // Handlers on threads of this process (threads.h). `registry` is constant from now on and outlives this.
+  // Handlers on threads of this process (threads.h), as a worker with an id of its own. `registry` is constant from now
+  // on and outlives this.
   Engine(EngineOptions options, const Registry& registry, postgres::Pool& pool);
   ~Engine();  // Drain with no time, when it was not drained
 
