@@ -288,6 +288,14 @@ absl::StatusOr<std::string> ActiveHash(pqxx::transaction_base& tx) try {
   return postgres::StatusFromCurrentException();
 }
 
+absl::StatusOr<std::vector<Follower>> Followers(pqxx::transaction_base& tx) {
+  std::vector<Follower> followers;
+  for (const pqxx::row& row : tx.exec(sql::kFollowers))
+    followers.push_back(
+        {row[0].as<std::string>(), row[1].as<std::string>(), row[2].as<std::string>(), row[3].as<std::string>()});
+  return followers;
+}
+
 absl::StatusOr<Stored> LoadStored(pqxx::transaction_base& tx, const std::string& hash) try {
   std::string wanted = hash;
   if (wanted.empty()) {

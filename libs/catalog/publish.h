@@ -52,6 +52,15 @@ absl::StatusOr<Published> Publish(pqxx::transaction_base& tx, const std::vector<
 // Hash of the active catalog; NotFound when none was published.
 absl::StatusOr<std::string> ActiveHash(pqxx::transaction_base& tx);
 
+// A process that follows the active catalog: what it said last, at most 90 s ago.
+struct Follower {
+  std::string service;   // "gateway"
+  std::string instance;  // host and process
+  std::string hash;      // what it runs; empty: nothing yet
+  std::string problem;   // why it could not load, or which of its resources are broken; else empty
+};
+absl::StatusOr<std::vector<Follower>> Followers(pqxx::transaction_base& tx);
+
 struct Stored {
   std::string hash;
   std::vector<File> files;

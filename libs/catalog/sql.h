@@ -48,6 +48,10 @@ inline constexpr char kHasColumns[] =
 inline constexpr char kReport[] = R"sql(
 INSERT INTO mainstay.catalog_seen (service, instance, hash, problem) VALUES ($1, $2, $3, $4)
 ON CONFLICT (service, instance) DO UPDATE SET hash = excluded.hash, seen_at = now(), problem = excluded.problem)sql";
+// Who reported within the last three reports (Watcher): the process is there.
+inline constexpr char kFollowers[] = R"sql(
+SELECT service, instance, hash, problem FROM mainstay.catalog_seen
+WHERE seen_at > now() - interval '90 seconds' ORDER BY service, instance)sql";
 inline constexpr char kClearSeen[] = "DELETE FROM mainstay.catalog_seen WHERE seen_at < now() - interval '1 hour'";
 inline constexpr char kForget[] = "DELETE FROM mainstay.catalog_seen WHERE service = $1 AND instance = $2";
 

@@ -26,7 +26,7 @@ extern char** environ;
 namespace mainstay::jobs {
 namespace {
 
-constexpr int kSlots = 512;  // in a child's hands at once
+constexpr int kSlots = 2048;  // in a child's hands at once: a whole run, and what is given ahead
 // How much work a child may hold beyond its threads: at its recent rate, so with long jobs nothing.
 constexpr double kAheadSeconds = 0.02;
 

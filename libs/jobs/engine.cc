@@ -24,7 +24,7 @@ constexpr double kAheadSeconds = 0.05;
 // How long and how many the jobs of a run may be together: it has one thread, and none of them is anybody else's
 // meanwhile.
 constexpr double kRunMicros = 20000;
-constexpr size_t kMaxRun = 100;
+constexpr size_t kMaxRun = 1000;
 
 prometheus::Counter& RunsBy(const char* outcome) {
   return metrics::Counter("mainstay_jobs_finished_total", "Runs by outcome", {{"outcome", outcome}});
@@ -337,6 +337,7 @@ bool Engine::Impl::DrainAll(absl::Duration deadline) {
     stop_reading = true;
   }
   reading.join();
+  GiveUpGoingOn();
   if (options.upkeep) upkeep.Stop();  // another worker takes over at once
   {
     absl::MutexLock pumping(&pump_mu);

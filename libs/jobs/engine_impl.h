@@ -84,6 +84,8 @@ struct Engine::Impl : RunnerHost, std::enable_shared_from_this<Engine::Impl> {
   int Credit() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu);
   int CreditFor(const std::string& lane);
   absl::Status Read(int credit);
+  // The first of what goes on here, of this stream.
+  void TakeOn(const std::string& stream, int count, std::vector<InHandPtr>& batch, std::vector<bool>& has_args);
   absl::Status Recover();
   // Takes the reply of one XREADGROUP apart. Returns how many entries it had, by stream in `got`.
   absl::Status Entries(const redis::Reply& reply, std::map<std::string, int>* got, std::vector<InHandPtr>& batch,
@@ -116,6 +118,10 @@ struct Engine::Impl : RunnerHost, std::enable_shared_from_this<Engine::Impl> {
   void Acknowledge(const std::vector<std::pair<std::string, std::string>>& entries,
                    const std::vector<Handout>& handouts, bool remove = true);
   void Count(const Finished& finished);
+  // Keeps of these successors of finished jobs what this worker is to run next; leaves the others, for their streams.
+  void GoOn(std::vector<Handout>& successors);
+  // What was to go on here, to the ends of its streams. `after`: only what has waited for so long.
+  void GiveUpGoingOn(absl::Duration after = absl::ZeroDuration());
 
   // ---- leases.cc ----
   void HeartbeatLoop();
@@ -153,6 +159,7 @@ struct Engine::Impl : RunnerHost, std::enable_shared_from_this<Engine::Impl> {
 
   // The reader's.
   Shares shares;
+  int odd = 0;
   std::vector<StreamOf> streams;  // those it reads: not paused, lanes of what its runners run
   std::map<std::pair<std::string, int>, Uuid> claim_position;
 
@@ -166,6 +173,11 @@ struct Engine::Impl : RunnerHost, std::enable_shared_from_this<Engine::Impl> {
   absl::flat_hash_map<std::pair<Uuid, int64_t>, InHandPtr> in_hand
       ABSL_GUARDED_BY(mu);                              // everything read and checked, until it is stored
   std::vector<InHandPtr> checking ABSL_GUARDED_BY(mu);  // read, being checked
+  // Successors of keyed jobs that were finished here, by stream: they hold their keys' slots and are in no stream. Only
+  // the reader takes from it.
+  std::map<std::string, std::deque<std::pair<absl::Time, std::string>>, std::less<>> going_on ABSL_GUARDED_BY(mu);
+  size_t going_on_size ABSL_GUARDED_BY(mu) = 0;
+  bool in_redis ABSL_GUARDED_BY(mu) = false;  // the reader waits for an entry there
   std::vector<Finished> finished ABSL_GUARDED_BY(mu);
   std::set<std::string> all_streams ABSL_GUARDED_BY(mu);  // that it ever read
   std::vector<int> given ABSL_GUARDED_BY(mu);             // at runners, by runner

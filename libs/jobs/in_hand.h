@@ -65,7 +65,7 @@ struct InHand : JobData {
   int priority = 4;
   std::optional<int64_t> key;
   absl::Duration hard_limit;
-  std::string stream, entry_id;  // empty: claimed from PostgreSQL
+  std::string stream, entry_id;  // empty: claimed from PostgreSQL; only a stream: its key went on here
   absl::Time taken;              // when it was read (Mono)
   absl::Duration waited;         // from when it could run to `taken`, by PostgreSQL's clock
   std::shared_ptr<KeyRun> run;   // null: alone

@@ -5,6 +5,7 @@
 // kept alive by the heartbeat. Redis away or full: jobs are claimed from PostgreSQL, under a raised fence.
 #include <algorithm>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "libs/base/status.h"
 #include "libs/base/strings.h"
@@ -25,6 +26,8 @@ constexpr int kRecoverBatch = 1000;
 constexpr size_t kMaxWaitingForOthers = 200;
 // Jobs that follow the holders of their keys, per read.
 constexpr size_t kMaxTakenAlong = 1000;
+// What is to go on here and finds no room for so long goes to its stream, where other workers may take it.
+constexpr absl::Duration kGoesOnFor = absl::Milliseconds(100);
 
 redis::Command ReadGroup(const std::string& consumer, int count, const std::vector<std::string>& names,
                          const std::string& from, std::optional<absl::Duration> block = std::nullopt) {
@@ -37,6 +40,17 @@ redis::Command ReadGroup(const std::string& consumer, int count, const std::vect
   command.insert(command.end(), names.begin(), names.end());
   command.insert(command.end(), names.size(), from);
   return command;
+}
+
+InHandPtr Taken(Entry entry, std::string stream, std::string entry_id) {
+  auto job = std::make_shared<InHand>();
+  job->id = entry.id;
+  job->fence = entry.fence;
+  job->stream = std::move(stream);
+  job->entry_id = std::move(entry_id);
+  job->taken = Mono();
+  if (entry.args.has_value()) job->args = *std::move(entry.args);
+  return job;
 }
 
 }  // namespace
@@ -97,6 +111,7 @@ void Engine::Impl::ReaderLoop() {
       if (stop_reading) return;
       credit = std::min(Credit(), options.read_batch);
     }
+    GiveUpGoingOn(kGoesOnFor);
     if (credit <= 0) continue;
     if (streams.empty()) {
       Pause(absl::Milliseconds(100));
@@ -115,6 +130,7 @@ void Engine::Impl::ReaderLoop() {
       continue;
     }
     recover = true;
+    GiveUpGoingOn();  // what Redis does not take is the sweeper's
     if (!redis_down.exchange(true)) {
       log::Warn("Redis is away: jobs are claimed from PostgreSQL", {{"error", std::string(read.message())}});
       mark_all = true;  // what is in hand must not look stale to others that claim
@@ -151,18 +167,41 @@ absl::Status Engine::Impl::Read(int credit) {
     if (const auto lane = lanes.find(ask.key); lane != lanes.end()) ask.count = std::min(ask.count, lane->second);
     return ask.count <= 0;
   });
-  for (const Shares::Ask& ask : asks) commands.push_back(ReadGroup(consumer, ask.count, {ask.key}, ">"));
-  std::vector<InHandPtr> batch;
-  std::vector<bool> has_args;
-  if (!commands.empty()) {
-    ASSIGN_OR_RETURN(const std::vector<redis::Reply> replies, reader_redis.Pipeline(commands));
+  // Keys that go on here get up to half of what a stream is asked for: those behind them there move as well.
+  odd ^= 1;
+  std::vector<int> on(asks.size(), 0);
+  {
+    absl::MutexLock lock(&mu);
     for (size_t i = 0; i < asks.size(); ++i) {
-      std::map<std::string, int> got;
-      RETURN_IF_ERROR(Entries(replies[i], &got, batch, has_args));
-      shares.Took(asks[i].key, asks[i].count, got[asks[i].key]);
+      if (const auto waiting_here = going_on.find(asks[i].key); waiting_here != going_on.end())
+        on[i] = std::min((asks[i].count + odd) / 2, static_cast<int>(waiting_here->second.size()));
     }
   }
+  for (size_t i = 0; i < asks.size(); ++i) {
+    if (on[i] < asks[i].count) commands.push_back(ReadGroup(consumer, asks[i].count - on[i], {asks[i].key}, ">"));
+  }
+  std::vector<InHandPtr> batch;
+  std::vector<bool> has_args;
+  std::vector<redis::Reply> replies;
+  if (!commands.empty()) {
+    ASSIGN_OR_RETURN(replies, reader_redis.Pipeline(commands));
+  }
+  for (size_t i = 0, reply = 0; i < asks.size(); ++i) {
+    std::map<std::string, int> got;
+    if (on[i] < asks[i].count) RETURN_IF_ERROR(Entries(replies[reply++], &got, batch, has_args));
+    TakeOn(asks[i].key, on[i], batch, has_args);
+    shares.Took(asks[i].key, asks[i].count, got[asks[i].key] + on[i]);
+  }
   if (batch.empty()) {
+    {
+      absl::MutexLock lock(&mu);
+      if (going_on_size > 0) return absl::OkStatus();
+      in_redis = true;
+    }
+    const absl::Cleanup awake = [this] {
+      absl::MutexLock lock(&mu);
+      in_redis = false;
+    };
     std::vector<std::string> names;
     for (const StreamOf& stream : streams) {
       const auto lane = lanes.find(stream.key);
@@ -182,6 +221,21 @@ absl::Status Engine::Impl::Read(int credit) {
   }
   if (!batch.empty()) Check(batch, has_args);
   return absl::OkStatus();
+}
+
+void Engine::Impl::TakeOn(const std::string& stream, int count, std::vector<InHandPtr>& batch,
+                          std::vector<bool>& has_args) {
+  if (count == 0) return;
+  absl::MutexLock lock(&mu);
+  auto& entries = going_on[stream];
+  for (; count > 0 && !entries.empty(); --count) {
+    if (auto entry = DecodeEntry(entries.front().second); entry.has_value()) {
+      has_args.push_back(entry->args.has_value());
+      batch.push_back(Taken(*std::move(entry), stream, ""));
+    }
+    entries.pop_front();
+    --going_on_size;
+  }
 }
 
 absl::Status Engine::Impl::Recover() {
@@ -228,15 +282,8 @@ absl::Status Engine::Impl::Entries(const redis::Reply& reply, std::map<std::stri
         junk.emplace_back(key, item.elements[0].text);
         continue;
       }
-      auto job = std::make_shared<InHand>();
-      job->id = entry->id;
-      job->fence = entry->fence;
-      job->stream = key;
-      job->entry_id = item.elements[0].text;
-      job->taken = Mono();
       has_args.push_back(entry->args.has_value());
-      if (entry->args.has_value()) job->args = std::move(*entry->args);
-      batch.push_back(std::move(job));
+      batch.push_back(Taken(*std::move(entry), key, item.elements[0].text));
     }
   }
   if (!junk.empty()) Acknowledge(junk, {});
@@ -348,7 +395,8 @@ void Engine::Impl::Check(std::vector<InHandPtr>& batch, const std::vector<bool>&
   }
   if (!holders.empty()) TakeRuns(holders);
   std::map<std::string, absl::Duration> oldest;
-  for (const auto& job : here) oldest[job->stream] = std::max(oldest[job->stream], job->waited);
+  for (const auto& job : here)
+    if (!job->entry_id.empty()) oldest[job->stream] = std::max(oldest[job->stream], job->waited);
   for (const auto& [stream, waited] : oldest) shares.Waited(stream, waited);
   Admit(here, how);
   if (!gone.empty()) Acknowledge(gone, {});

@@ -250,6 +250,7 @@ bool Engine::Impl::StoreOutcomes(std::vector<Finished>& batch, std::vector<int64
       &refused);
   if (ok) {
     freed.insert(freed.end(), keys.begin(), keys.end());
+    GoOn(next);
     handouts.insert(handouts.end(), std::make_move_iterator(next.begin()), std::make_move_iterator(next.end()));
     const int64_t lost = static_cast<int64_t>(batch.size()) - matched;
     fenced += lost;
@@ -512,12 +513,44 @@ bool Engine::Impl::GiveBack(std::vector<Finished>& batch, int target, std::vecto
   return true;
 }
 
+// At the end of a long stream a key would move once per walk through it. While the reader waits in Redis there is
+// nothing in the streams to wait behind.
+void Engine::Impl::GoOn(std::vector<Handout>& successors) {
+  if (successors.empty() || redis_down || redis_full) return;
+  const absl::Time now = Mono();
+  absl::MutexLock lock(&mu);
+  if (in_redis || stop_reading) return;
+  std::erase_if(successors, [&](Handout& next) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
+    if (going_on_size >= static_cast<size_t>(options.read_batch) || !all_streams.contains(next.stream)) return false;
+    going_on[next.stream].emplace_back(now, std::move(next.entry));
+    ++going_on_size;
+    return true;
+  });
+}
+
+void Engine::Impl::GiveUpGoingOn(absl::Duration after) {
+  std::vector<Handout> handouts;
+  {
+    absl::MutexLock lock(&mu);
+    const absl::Time until = Mono() - after;
+    for (auto& [stream, entries] : going_on) {
+      for (; !entries.empty() && entries.front().first <= until; entries.pop_front()) {
+        handouts.push_back({stream, std::move(entries.front().second)});
+        --going_on_size;
+      }
+    }
+  }
+  if (!handouts.empty()) Acknowledge({}, handouts);
+}
+
 // XADD of what follows, XACK of what is stored, in one round trip. Redis away: entries stay pending, their rows say
 // that they are done.
 void Engine::Impl::Acknowledge(const std::vector<std::pair<std::string, std::string>>& entries,
                                const std::vector<Handout>& handouts, bool remove) {
   std::map<std::string, std::vector<std::string>> by_stream;
-  for (const auto& [stream, entry] : entries) by_stream[stream].push_back(entry);
+  for (const auto& [stream, entry] : entries) {
+    if (!entry.empty()) by_stream[stream].push_back(entry);
+  }
   std::vector<redis::Command> commands;
   for (const auto& h : handouts) commands.push_back({"XADD", h.stream, "*", kEntryField, h.entry});
   for (auto& [stream, list] : by_stream) {

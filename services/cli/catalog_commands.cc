@@ -5,6 +5,9 @@
 #include <cstdlib>
 #include <pqxx/pqxx>
 
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
 #include "libs/base/status.h"
 #include "libs/base/strings.h"
 #include "libs/catalog/init.h"
@@ -48,7 +51,36 @@ absl::Status Check(const Arguments& arguments) {
   return absl::OkStatus();
 }
 
+// Until every service runs the catalog, or says why it can't, or the time is over: what is asked of them after a
+// publish that returned meets the new one. A process that was killed lately may be waited for in vain: no failure.
+absl::Status AwaitFollowers(const Arguments& arguments, const std::string& hash, absl::Duration patience) {
+  const absl::Time end = absl::Now() + patience;
+  std::vector<std::string> behind;
+  std::vector<catalog::Follower> followers;
+  for (;;) {
+    RETURN_IF_ERROR(InTransaction(arguments, [&](pqxx::transaction_base& tx) -> absl::Status {
+      ASSIGN_OR_RETURN(followers, catalog::Followers(tx));
+      return absl::OkStatus();
+    }));
+    behind.clear();
+    for (const catalog::Follower& follower : followers)
+      if (follower.hash != hash)
+        behind.push_back(StrCat(follower.service, " (", follower.instance, ")",
+                                follower.problem.empty() ? "" : StrCat(": ", follower.problem)));
+    if (behind.empty() || absl::Now() >= end) break;
+    absl::SleepFor(absl::Milliseconds(50));
+  }
+  if (!behind.empty())
+    std::fprintf(stderr, "warning: not taken over yet by %s\n", absl::StrJoin(behind, ", ").c_str());
+  else if (!followers.empty())
+    std::printf("taken over by %zu running services\n", followers.size());
+  return absl::OkStatus();
+}
+
 absl::Status Publish(const Arguments& arguments) {
+  int64_t wait = 0;
+  if (!absl::SimpleAtoi(arguments.Get("wait", "5"), &wait) || wait < 0 || wait > 600)
+    return absl::InvalidArgumentError("--wait is a number of seconds from 0 to 600");
   ASSIGN_OR_RETURN(const std::string url, arguments.FlagOrEnvironment("database", "MAINSTAY_DATABASE_URL"));
   ASSIGN_OR_RETURN(const auto variables, VariablesOf(arguments));
   ASSIGN_OR_RETURN(const auto files, catalog::ReadFolder(arguments[0]));
@@ -59,7 +91,7 @@ absl::Status Publish(const Arguments& arguments) {
                        OtherWords()));
   PrintWarnings(published.warnings);
   std::printf("%s %s\n", published.changed ? "published" : "already active:", published.hash.c_str());
-  return absl::OkStatus();
+  return wait == 0 ? absl::OkStatus() : AwaitFollowers(arguments, published.hash, absl::Seconds(wait));
 }
 
 absl::Status Init(const Arguments& arguments) {
@@ -99,9 +131,11 @@ std::vector<Command> CatalogCommands() {
           .summary = "check a catalog and make it the one that serves",
           .details = "Stores the catalog under its hash and switches to it, in one transaction. Running services take "
                      "it over within two\n"
-                     "seconds; a bad one is refused and the old one keeps serving.",
+                     "seconds, which is waited for; a bad one is refused and the old one keeps serving.",
           .positionals = {"FOLDER"},
-          .flags = DatabaseFlags({set, {"author", "NAME", "who publishes, for the history (default: $USER)"}}),
+          .flags = DatabaseFlags({set,
+                                  {"author", "NAME", "who publishes, for the history (default: $USER)"},
+                                  {"wait", "SECONDS", "for running services to take it over (default 5; 0: not)"}}),
           .examples = "mainstay publish deploy/demo/catalog --set payments_url=https://api.payments.example",
           .run = Publish,
       },

@@ -205,6 +205,37 @@ TEST_CASE("jobs of a key run one after another in order of enqueue, also when he
   CHECK(w.Count("SELECT count(*) FROM mainstay.job_slots") == 0);
 }
 
+TEST_CASE("a key goes on while thousands of other jobs stand in the stream") {
+  World w;
+  Registry registry;
+  std::atomic<int> others = 0, before_last = -1;
+  // Too long for runs: each takes a turn of its own.
+  registry.Register("test.keyed", [&](RunningJob& job) {
+    absl::SleepFor(absl::Milliseconds(15));
+    if (job.args() == "8") before_last = others.load();
+    return Outcome::Done();
+  });
+  registry.Register("test.other", [&](RunningJob&) {
+    absl::SleepFor(absl::Milliseconds(3));
+    ++others;
+    return Outcome::Done();
+  });
+  constexpr int kOthers = 3000;
+  std::vector<JobSpec> jobs;
+  for (int n = 1; n <= 8; ++n)
+    jobs.push_back({.kind = "test.keyed", .args = absl::StrCat(n), .ordering_key = std::string("hot")});
+  jobs.resize(jobs.size() + kOthers, {.kind = "test.other", .args = "0"});
+  w.Add(jobs);
+  auto options = FastOptions(w.redis.url());
+  options.read_batch = 50;
+  Engine engine(options, registry, w.pool);
+  REQUIRE_THAT(engine.Start(), IsOk());
+  REQUIRE(Eventually([&] { return w.Finished() == 8 + kOthers; }, absl::Seconds(60)));
+  INFO(before_last << " others had run before the key's last");
+  CHECK(before_last < kOthers);
+  CHECK(w.Count("SELECT count(*) FROM mainstay.job_slots") == 0);
+}
+
 TEST_CASE("a handler finishes its job in its own transaction: both or neither") {
   World w;
   Registry registry;
