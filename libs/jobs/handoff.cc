@@ -2,8 +2,7 @@
 // Redis hears of committed jobs here: one thread, one pipeline per round, nothing retried.
 //
 // Lost on purpose when Redis is away, when the list is full or when the process dies: the rows are committed, and the
-// sweeper or the dispatcher finds them. Keyed jobs are promoted first (a statement per round, for all keys of the
-// round), so that a free key starts at once.
+// sweeper or the dispatcher finds them. Keys are promoted in the same round, a statement for many.
 #include <pqxx/pqxx>
 #include <thread>
 
@@ -23,6 +22,7 @@ namespace {
 constexpr size_t kMaxWaiting = 200000;  // entries; beyond it they are left to the sweeper
 constexpr size_t kMaxWaitingBytes = 64 << 20;
 constexpr size_t kPipeline = 500;
+constexpr size_t kPromote = 1000;  // keys per statement: within its deadline by far, and soon on their way
 
 }  // namespace
 
@@ -47,13 +47,18 @@ struct RedisHandoff::Impl {
         bytes = 0;
         last = stopping;
       }
-      if (!keys.empty()) Promote(keys, work);
       Send(work);
+      for (size_t at = 0; at < keys.size(); at += kPromote) {
+        work.clear();
+        if (!Promote(absl::MakeConstSpan(keys).subspan(at, kPromote), work)) break;  // the rest would only wait, too
+        Send(work);
+      }
       if (last) return;
     }
   }
 
-  void Promote(const std::vector<int64_t>& keys, std::vector<std::pair<std::string, std::string>>& work) {
+  // False: PostgreSQL did not do it.
+  bool Promote(absl::Span<const int64_t> keys, std::vector<std::pair<std::string, std::string>>& work) {
     PgArray array;
     for (const int64_t key : keys) array.Add(absl::StrCat(key));
     const std::string text = std::move(array).Finish();
@@ -69,6 +74,7 @@ struct RedisHandoff::Impl {
           return absl::OkStatus();
         });
     if (!status.ok()) log::Debug("keys not promoted now, the sweeper will", {{"error", std::string(status.message())}});
+    return status.ok();
   }
 
   void Send(const std::vector<std::pair<std::string, std::string>>& work) {

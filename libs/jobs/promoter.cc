@@ -11,6 +11,7 @@ constexpr int kBatch = 500;
 constexpr int kBatches = 4;                 // per call
 constexpr int kPairs = 200, kPerPair = 20;  // of queue and tenant, in a flood
 constexpr int kLimitKeys = 500;
+constexpr int kLooseKeys = 2000;  // per call
 
 }  // namespace
 
@@ -83,18 +84,21 @@ absl::StatusOr<bool> Promoter::Due() {
   return true;
 }
 
-absl::Status Promoter::LooseKeys() {
+absl::StatusOr<bool> Promoter::LooseKeys() {
   std::vector<Handout> handouts;
+  bool more = false;
   RETURN_IF_ERROR(context_.Query([&](pqxx::transaction_base& tx) -> absl::Status {
     PgArray keys;
-    bool any = false;
     Run(tx, sql::kLooseRuns);
-    for (const auto& row : Run(tx, sql::kLooseKeys)) keys.Add(row[0].c_str()), any = true;
-    if (!any) return absl::OkStatus();
+    const pqxx::result loose = Run(tx, sql::kLooseKeys, kLooseKeys);
+    more = static_cast<int>(loose.size()) >= kLooseKeys;
+    if (loose.empty()) return absl::OkStatus();
+    for (const auto& row : loose) keys.Add(row[0].c_str());
     for (const auto& row : Run(tx, sql::kPromoteKeys, std::move(keys).Finish())) handouts.push_back(ReadHandout(row));
     return absl::OkStatus();
   }));
-  return context_.redis_away ? absl::OkStatus() : context_.Publish(handouts);
+  if (!context_.redis_away) RETURN_IF_ERROR(context_.Publish(handouts));
+  return more;
 }
 
 absl::Status Promoter::Limits() {

@@ -19,8 +19,8 @@ class Promoter {
   explicit Promoter(UpkeepContext& context) : context_(context) {}
   // True when more are due than were released.
   absl::StatusOr<bool> Due();
-  // Keys with waiting jobs and no slot, slots whose job is gone.
-  absl::Status LooseKeys();
+  // Keys with waiting jobs and no slot, slots whose job is gone. True when there are more.
+  absl::StatusOr<bool> LooseKeys();
   // Concurrency keys; a part of them per call, going round.
   absl::Status Limits();
 

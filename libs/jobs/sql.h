@@ -500,10 +500,12 @@ RETURNING j.id, j.fence, j.attempt, j.kind, j.queue, j.priority, CASE WHEN j.sen
 
 // What should be in the streams since $1 seconds. Reads the whole hot table; the answer is bounded by the windows.
 inline constexpr Named kPublished = {"jobs_published", R"sql(
-SELECT j.id, j.fence FROM mainstay.jobs j WHERE j.state = 4 AND j.published_at <= clock_timestamp() - $1::float8 * interval '1 second'
-UNION ALL
-SELECT j.id, j.fence FROM mainstay.job_slots s JOIN mainstay.jobs j ON j.id = s.job
-WHERE j.state = 2 AND j.limit_hash IS NULL AND greatest(s.taken_at, j.published_at) <= clock_timestamp() - $1::float8 * interval '1 second')sql"};
+SELECT j.id, j.fence FROM mainstay.jobs j WHERE j.state = 4 AND j.published_at <= clock_timestamp() - $1::float8 * interval '1 second')sql"};
+// The same of those that hold their keys' slots, each by its id.
+inline constexpr Named kHolders = {"jobs_holders", R"sql(
+SELECT h.id, h.fence FROM mainstay.job_slots s
+CROSS JOIN LATERAL (SELECT j.id, j.fence, j.state, j.limit_hash, j.published_at FROM mainstay.jobs j WHERE j.id = s.job OFFSET 0) h
+WHERE h.state = 2 AND h.limit_hash IS NULL AND greatest(s.taken_at, h.published_at) <= clock_timestamp() - $1::float8 * interval '1 second')sql"};
 
 // Slots whose job is gone, and keys that have waiting jobs and no slot: what a crash between two steps can leave. Given
 // to promote_job_keys. Runs of such slots are cut before.
@@ -515,7 +517,7 @@ WITH stale AS (
 )
 SELECT key_hash FROM stale
 UNION
-(SELECT DISTINCT j.key_hash FROM mainstay.jobs j WHERE j.key_hash IS NOT NULL AND j.state = 2 AND NOT EXISTS (SELECT 1 FROM mainstay.job_slots s WHERE s.key_hash = j.key_hash) LIMIT 5000))sql"};
+(SELECT DISTINCT j.key_hash FROM mainstay.jobs j WHERE j.key_hash IS NOT NULL AND j.state = 2 AND NOT EXISTS (SELECT 1 FROM mainstay.job_slots s WHERE s.key_hash = j.key_hash) LIMIT $1::integer))sql"};
 
 // Jobs of workers whose lease ran out, or whose row is gone.
 inline constexpr Named kExpired = {"jobs_expired", R"sql(

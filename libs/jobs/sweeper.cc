@@ -84,12 +84,16 @@ absl::Status Sweeper::Compare(absl::Duration age) {
   std::vector<std::pair<Uuid, int64_t>> published;
   RETURN_IF_ERROR(context_.Transaction([&](pqxx::transaction_base& tx) -> absl::Status {
     published.clear();
-    tx.exec0("SET LOCAL enable_seqscan = on");
-    for (const auto& row : Run(tx, sql::kPublished, absl::ToDoubleSeconds(age))) {
-      ASSIGN_OR_RETURN(const Uuid id, ParseUuid(row[0].c_str()));
-      published.emplace_back(id, row[1].as<int64_t>());
-    }
-    return absl::OkStatus();
+    auto add = [&](const pqxx::result& rows) -> absl::Status {
+      for (const auto& row : rows) {
+        ASSIGN_OR_RETURN(const Uuid id, ParseUuid(row[0].c_str()));
+        published.emplace_back(id, row[1].as<int64_t>());
+      }
+      return absl::OkStatus();
+    };
+    RETURN_IF_ERROR(add(Run(tx, sql::kHolders, absl::ToDoubleSeconds(age))));
+    tx.exec0("SET LOCAL enable_seqscan = on");  // a walk through the table, which no index of states could spare
+    return add(Run(tx, sql::kPublished, absl::ToDoubleSeconds(age)));
   }));
   if (published.empty()) return absl::OkStatus();
   // Read after the rows: an entry whose row was published before is here, or it is lost.

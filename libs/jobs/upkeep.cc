@@ -168,11 +168,18 @@ absl::Status Upkeep::Round(absl::Time now, absl::Duration* pause) {
     if (reclaim_.Due(now)) status.Update(reclaimer_.Pending());
     step(consumers_, absl::Minutes(1), [&]() -> absl::Status { return reclaimer_.Consumers(); });
   }
-  step(loose_, std::min(options_.sweep, absl::Seconds(5)), [&]() -> absl::Status {
-    absl::Status settled = promoter_.LooseKeys();
+  // A walk through all that waits for a key: the longer one took, the longer until the next.
+  bool more_keys = false;
+  step(loose_, std::max(std::min(options_.sweep, absl::Seconds(5)), loose_took_ * 20), [&]() -> absl::Status {
+    const absl::Time start = Mono();
+    const absl::StatusOr<bool> more = promoter_.LooseKeys();
+    absl::Status settled = more.status();
     settled.Update(SettleFlows(context_.pool));
+    loose_took_ = Mono() - start;
+    more_keys = more.ok() && *more;
     return settled;
   });
+  if (more_keys) loose_ = Step();
   step(reclaim_, options_.lease / 3, [&]() -> absl::Status {
     // After trouble with PostgreSQL nobody is judged before everyone could renew.
     return now - context_.trouble > options_.lease ? reclaimer_.Expired() : absl::OkStatus();

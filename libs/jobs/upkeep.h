@@ -58,6 +58,7 @@ class Upkeep {
   Scheduler scheduler_;
   prometheus::Gauge& held_up_;
   Step refresh_, peek_, limits_, loose_, reclaim_, minute_, purge_, consumers_;
+  absl::Duration loose_took_;
   std::atomic<bool> leading_{false};
   absl::Time made_way_ = absl::InfinitePast(), away_since_ = absl::InfiniteFuture();
   absl::Mutex mu_;

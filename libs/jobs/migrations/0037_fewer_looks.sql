@@ -2,10 +2,11 @@
 -- Keys move on with fewer look-ups: a slot that is locked is not looked for again, and a job that was locked to become the holder is handed out as it was read, unless something in the
 -- suite is closed, paused or limited.
 CREATE FUNCTION mainstay.keyed_may_all_go() RETURNS boolean
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, mainstay AS $$
-  SELECT NOT EXISTS (SELECT 1 FROM mainstay.job_queues q WHERE q.closed OR q.lanes <> '{}') AND NOT EXISTS (SELECT 1 FROM mainstay.job_pauses)
-         AND NOT EXISTS (SELECT 1 FROM mainstay.jobs j WHERE j.limit_hash IS NOT NULL)
-$$;
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, mainstay SET enable_seqscan = off AS $$
+BEGIN
+  RETURN NOT EXISTS (SELECT 1 FROM mainstay.job_queues q WHERE q.closed OR q.lanes <> '{}') AND NOT EXISTS (SELECT 1 FROM mainstay.job_pauses)
+         AND NOT EXISTS (SELECT 1 FROM mainstay.jobs j WHERE j.limit_hash IS NOT NULL);
+END $$;
 
 CREATE OR REPLACE FUNCTION mainstay.promote_keys(keys bigint[])
 RETURNS TABLE (id uuid, fence bigint, attempt integer, kind text, queue text, priority smallint, args text)
