@@ -137,7 +137,9 @@ int Engine::Impl::Credit() {
     const int ahead = runners[i]->outlives() ? 0 : static_cast<int>(rate * kAheadSeconds);
     room += std::max(0, runners[i]->Credit() + ahead - static_cast<int>(waiting[i].size()));
   }
-  return std::min(room, options.max_in_hand - static_cast<int>(in_hand.size()) + Given(/*outliving=*/true));
+  // Nor to run faster than results are stored: they would wait in line here, and what follows them with them.
+  const int unstored = 2 * options.store_batch - static_cast<int>(finished.size());
+  return std::min({room, unstored, options.max_in_hand - static_cast<int>(in_hand.size()) + Given(/*outliving=*/true)});
 }
 
 int Engine::Impl::Given(bool outliving) const {
@@ -221,7 +223,9 @@ void Engine::Impl::Finish(std::vector<Finished> runs) {
         // What ends a run anyway is not worth one.
         const bool goes_on = f.outcome.kind == Outcome::Kind::kDone && !job.finished_in;
         double& micros = run_micros.try_emplace(job.kind, kRunMicros).first->second;
-        micros += ((goes_on ? static_cast<double>(job.ran_us) + 10 : 2 * kRunMicros) - micros) / 8;
+        // One that its machine held up for a moment says little of the next thousand; several in a row do.
+        const double took = std::min(static_cast<double>(job.ran_us) + 10, 8 * micros);
+        micros += ((goes_on ? took : 2 * kRunMicros) - micros) / 8;
       }
       if (job.stop == Stop::kShutdown &&
           (f.outcome.kind == Outcome::Kind::kRetry || f.outcome.kind == Outcome::Kind::kSnooze))

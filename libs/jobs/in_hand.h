@@ -70,7 +70,7 @@ struct InHand : JobData {
   absl::Duration waited;         // from when it could run to `taken`, by PostgreSQL's clock
   std::shared_ptr<KeyRun> run;   // null: alone
   size_t turn = 0;               // its place there
-  bool followed = false;         // others waited behind it for its key when it was checked
+  int followers = 0;             // that waited behind it for its key when it was checked, kManyFollowers at most
 
   // Shared between threads.
   std::atomic<Stop> stop{Stop::kNone};
@@ -159,6 +159,7 @@ struct FencedIds {
 
 inline constexpr int kStateScheduled = 1, kStateBlocked = 2, kStateReady = 3, kStatePublished = 4, kStateRunning = 5,
                      kStateSucceeded = 6, kStateDiscarded = 7, kStateCancelled = 8, kStateDead = 9;
+inline constexpr int kManyFollowers = 8;  // kCheck counts no further
 inline constexpr size_t kMaxCheckpoint = 64 << 10;
 
 template <typename... Args>

@@ -25,9 +25,10 @@ constexpr int kRecoverBatch = 1000;
 // Jobs that wait here for workers elsewhere, which may be busy for hours: those behind them in a stream must not wait.
 constexpr size_t kMaxWaitingForOthers = 200;
 // Jobs that follow the holders of their keys, per read.
-constexpr size_t kMaxTakenAlong = 1000;
-// What is to go on here and finds no room for so long goes to its stream, where other workers may take it.
-constexpr absl::Duration kGoesOnFor = absl::Milliseconds(100);
+constexpr size_t kMaxTakenAlong = 2000;
+// What is to go on here and has not for so long goes to its stream, where other workers may take it; sooner when this
+// one is busy.
+constexpr absl::Duration kGoesOnFor = absl::Seconds(1), kGoesOnBusyFor = absl::Milliseconds(100);
 
 redis::Command ReadGroup(const std::string& consumer, int count, const std::vector<std::string>& names,
                          const std::string& from, std::optional<absl::Duration> block = std::nullopt) {
@@ -111,7 +112,7 @@ void Engine::Impl::ReaderLoop() {
       if (stop_reading) return;
       credit = std::min(Credit(), options.read_batch);
     }
-    GiveUpGoingOn(kGoesOnFor);
+    GiveUpGoingOn(credit > 0 ? kGoesOnFor : kGoesOnBusyFor);
     if (credit <= 0) continue;
     if (streams.empty()) {
       Pause(absl::Milliseconds(100));
@@ -354,7 +355,7 @@ void Engine::Impl::Check(std::vector<InHandPtr>& batch, const std::vector<bool>&
             const auto it = wanted.find({job_id, row[1].as<int64_t>()});
             if (it == wanted.end()) continue;
             verdicts[it->second.get()] = Fill(row, *it->second);
-            it->second->followed = row[23].as<bool>();
+            it->second->followers = row[23].as<int>();
           }
           return absl::OkStatus();
         });
@@ -389,7 +390,7 @@ void Engine::Impl::Check(std::vector<InHandPtr>& batch, const std::vector<bool>&
   std::vector<InHandPtr> holders;
   for (size_t i = 0; i < here.size(); ++i) {
     const InHand& job = *here[i];
-    if (how[i] == Verdict::kRun && job.followed && !job.suspect &&
+    if (how[i] == Verdict::kRun && job.followers > 0 && !job.suspect &&
         runners[static_cast<size_t>(job.runner)]->takes_runs())
       holders.push_back(here[i]);
   }
@@ -411,10 +412,18 @@ void Engine::Impl::TakeRuns(const std::vector<InHandPtr>& jobs) {
   absl::flat_hash_map<Uuid, InHandPtr> holders;
   {
     absl::MutexLock lock(&mu);
-    const size_t room = std::min<size_t>(
+    // Short lines are taken whole, long ones share the room that is left.
+    size_t room = std::min<size_t>(
         kMaxTakenAlong, static_cast<size_t>(std::max(0, options.max_in_hand - static_cast<int>(in_hand.size()))));
+    const size_t equal = room / jobs.size();
+    size_t long_lines = 0;
+    auto short_size = [&](const InHand& job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
+      return std::min({static_cast<size_t>(job.followers), RunLength(job.kind) - 1, equal});
+    };
+    for (const auto& job : jobs) job->followers < kManyFollowers ? room -= short_size(*job) : ++long_lines;
     for (const auto& job : jobs) {
-      const size_t size = std::min(RunLength(job->kind) - 1, room / jobs.size());
+      const size_t size =
+          job->followers < kManyFollowers ? short_size(*job) : std::min(RunLength(job->kind) - 1, room / long_lines);
       if (size == 0) continue;
       ids.Add(*job);
       keys.AddInt8(*job->key);

@@ -95,15 +95,15 @@ inline constexpr Named kPromoteKeys = {"jobs_promote_keys", "SELECT * FROM mains
 
 // The start check of one batch of entries: what is finished, cancelled or fenced does not come back. A keyed job runs
 // only while it holds its key's slot. No lock, no write. Whether anything is paused is looked up once for the batch. $1
-// ids, $2 fences, $3 whether args are wanted (they were not in the entry). Last: whether others wait behind it for its
-// key.
+// ids, $2 fences, $3 whether args are wanted (they were not in the entry). Last: how many wait behind it for its key, 8
+// at most.
 inline constexpr Named kCheck = {"jobs_check", "SELECT " MAINSTAY_JOB_HEAD R"sql(
   CASE WHEN i.want THEN j.args::text END, j.deadline <= clock_timestamp(),
   (SELECT EXISTS (SELECT 1 FROM mainstay.job_pauses))
   AND EXISTS (SELECT 1 FROM mainstay.job_pauses_now p WHERE (p.scope = 'queue' AND p.name = j.queue) OR (p.scope = 'kind' AND p.name = j.kind)
               OR (p.scope = 'tenant' AND p.name = j.tenant) OR (p.scope = 'key' AND p.key_hash = j.key_hash)))sql" MAINSTAY_JOB_TAIL
                                                R"sql(,
-  j.key_hash IS NOT NULL AND EXISTS (SELECT 1 FROM mainstay.jobs n WHERE n.key_hash = j.key_hash AND n.state = 2 AND n.seq > j.seq)
+  CASE WHEN j.key_hash IS NOT NULL THEN (SELECT count(*) FROM (SELECT 1 FROM mainstay.jobs n WHERE n.key_hash = j.key_hash AND n.state = 2 AND n.seq > j.seq ORDER BY n.seq LIMIT 8) f)::integer ELSE 0 END
 FROM unnest($1::uuid[], $2::bigint[], $3::boolean[]) AS i (id, fence, want) JOIN mainstay.jobs j ON j.id = i.id AND j.fence = i.fence
 WHERE j.state = 4 OR (j.state = 2 AND j.limit_hash IS NULL AND EXISTS (SELECT 1 FROM mainstay.job_slots s WHERE s.key_hash = j.key_hash AND s.job = j.id)))sql"};
 

@@ -521,7 +521,8 @@ void Engine::Impl::GoOn(std::vector<Handout>& successors) {
   absl::MutexLock lock(&mu);
   if (in_redis || stop_reading) return;
   std::erase_if(successors, [&](Handout& next) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
-    if (going_on_size >= static_cast<size_t>(options.read_batch) || !all_streams.contains(next.stream)) return false;
+    if (going_on_size >= static_cast<size_t>(options.max_in_hand) / 2 || !all_streams.contains(next.stream))
+      return false;
     going_on[next.stream].emplace_back(now, std::move(next.entry));
     ++going_on_size;
     return true;

@@ -65,7 +65,11 @@ absl::StatusOr<ConnectParameters> ConnectParameters::Make(const ConnectSettings&
   options +=
       " -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3 -c tcp_user_timeout=20000 -c "
       "client_connection_check_interval=10000";
-  if (settings.pin_plans) options += " -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off";
+  if (settings.pin_plans) {
+    options +=
+        " -c enable_seqscan=off -c enable_bitmapscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c "
+        "max_parallel_workers_per_gather=0";
+  }
   if (settings.whole_cursors) options += " -c cursor_tuple_fraction=1.0";
   // The URL's own options come last: they win.
   if (std::string* own = Find(values, "options"); own != nullptr) {

@@ -30,8 +30,8 @@ struct PoolOptions {
   absl::Duration statement_timeout = absl::Seconds(10);  // a connection option, not a statement per call
   // A statement that waits longer for a lock fails with transaction-conflict (IsLockTimeout). Zero: as the statement.
   absl::Duration lock_timeout = absl::ZeroDuration();
-  // Turns sequential scans and hash and merge joins off: for the engine's statements, whose plans must not depend on
-  // when they were prepared.
+  // Turns sequential and bitmap scans, hash and merge joins and parallel workers off: for the engine's statements,
+  // whose plans must not depend on when they were prepared.
   bool pin_plans = false;
 };
 
