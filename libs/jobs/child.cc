@@ -257,6 +257,7 @@ bool Child::OnFrame(FrameType type, std::string_view body) {
         const bool follows = frame.Number() != 0;
         if (!ReadJob(frame, *job) || job->slot >= static_cast<uint32_t>(argument_.slots) || (follows && jobs.empty()))
           return false;
+        job->follows = follows;
         if (follows) {
           last->next = job;
           members.push_back(job);

@@ -106,6 +106,7 @@ struct Engine::Impl : RunnerHost, std::enable_shared_from_this<Engine::Impl> {
   bool Persist(std::vector<Finished>& batch, bool transaction,
                absl::FunctionRef<absl::Status(pqxx::transaction_base&)> body, absl::Status* refused);
   void SetAside(std::vector<Finished>& batch);
+  void WaitBehind(std::vector<Finished>& batch);
   std::vector<std::pair<Uuid, int64_t>> Turns(const std::vector<Finished>& batch);
   bool StoreOutcomes(std::vector<Finished>& batch, std::vector<int64_t>& freed, std::vector<Handout>& handouts);
   bool StoreCrashes(std::vector<Finished>& batch, std::vector<int64_t>& freed, std::vector<Handout>& handouts);

@@ -134,12 +134,32 @@ int64_t Retry(pqxx::transaction_base& tx, RetryArrays&& batch, const std::string
               std::vector<Uuid>* stored, const char* idle_ms) {
   const pqxx::result rows = Run(tx, sql::kRetry, batch.ids.Finish(), batch.fences.Finish(), batch.delays.Finish(),
                                 batch.codes.Finish(), batch.messages.Finish(), worker_name, idle_ms);
+  CutRuns(tx, rows, 2);
   if (stored != nullptr) {
     for (const auto& row : rows) {
       if (const auto id = ParseUuid(row[0].c_str()); id.ok()) stored->push_back(*id);
     }
   }
   return static_cast<int64_t>(rows.size());
+}
+
+pqxx::result Reissue(pqxx::transaction_base& tx, FencedIds&& jobs, int target, BinaryArray crashes,
+                     BinaryArray suspicions) {
+  const pqxx::result rows =
+      Run(tx, sql::kReissue, jobs.ids.Finish(), jobs.fences.Finish(), target, crashes.Finish(), suspicions.Finish());
+  CutRuns(tx, rows, 10);
+  return rows;
+}
+
+void CutRuns(pqxx::transaction_base& tx, const pqxx::result& rows, int column) {
+  PgArray keys;
+  bool any = false;
+  for (const auto& row : rows) {
+    if (row[column].is_null()) continue;
+    keys.Add(row[column].c_str());
+    any = true;
+  }
+  if (any) Run(tx, sql::kCutRuns, std::move(keys).Finish());
 }
 
 absl::StatusOr<absl::flat_hash_set<Uuid>> LockedByOthers(postgres::Pool& pool, BinaryArray ids) {

@@ -49,6 +49,7 @@ struct JobData {
   std::string traceparent, request_id;
   absl::Duration soft_limit;
   BackoffPolicy backoff;
+  bool follows = false;  // it runs behind another of its key, of which the result may not be stored yet
 };
 
 // Jobs of one key that follow each other here, the holder of the key's slot first.
@@ -181,6 +182,13 @@ int64_t Complete(pqxx::transaction_base& tx, CompleteArrays&& batch, const Uuid*
 // The same for retries and snoozes. Returns how many rows still matched; `stored`, if given, gets their ids.
 int64_t Retry(pqxx::transaction_base& tx, RetryArrays&& batch, const std::string& worker_name,
               std::vector<Uuid>* stored = nullptr, const char* idle_ms = nullptr);
+
+// The same for jobs that are handed out anew: kReissue.
+pqxx::result Reissue(pqxx::transaction_base& tx, FencedIds&& jobs, int target,
+                     BinaryArray crashes = BinaryArray(BinaryArray::kInt2),
+                     BinaryArray suspicions = BinaryArray(BinaryArray::kInt2));
+// After what raised fences outside of these: ends the runs of the keys that stand in this column.
+void CutRuns(pqxx::transaction_base& tx, const pqxx::result& rows, int column);
 
 // Of these jobs, those whose rows somebody else has locked: a statement of many that met a lock
 // (postgres::IsLockTimeout) goes on without them.

@@ -440,12 +440,17 @@ void Engine::Impl::TakeRuns(const std::vector<InHandPtr>& jobs) {
   pool.Autocommit(absl::Now() + absl::Seconds(5),
                   [&](pqxx::transaction_base& tx) -> absl::Status {
                     for (auto& [id, holder] : holders) holder->rest.clear();
+                    absl::flat_hash_map<Uuid, size_t> whole;  // how many of each were looked at
                     for (const auto& row : Run(tx, sql::kTakeRuns, a, b, c, d, e)) {
                       ASSIGN_OR_RETURN(const Uuid holder, ParseUuid(row[0].c_str()));
                       auto job = std::make_shared<InHand>();
                       ASSIGN_OR_RETURN(job->id, ParseUuid(row[1].c_str()));
                       job->fence = row[2].as<int64_t>();
-                      if (Fill(row, *job, 1) == Verdict::kRun) holders.at(holder)->rest.push_back(std::move(job));
+                      // Nothing that stands behind one that may not run here.
+                      InHand& first = *holders.at(holder);
+                      if (first.rest.size() < whole[holder]++) continue;
+                      job->follows = true;
+                      if (Fill(row, *job, 1) == Verdict::kRun) first.rest.push_back(std::move(job));
                     }
                     return absl::OkStatus();
                   })
@@ -509,15 +514,13 @@ void Engine::Impl::Admit(const std::vector<InHandPtr>& jobs, const std::vector<V
 // place and is looked at again.
 void Engine::Impl::PutBack(const std::vector<InHandPtr>& jobs) {
   for (const int target : {kStateReady, kStateScheduled}) {
-    FencedIds ids;
-    for (const auto& job : jobs) {
-      if (job->key.has_value() == (target == kStateScheduled)) ids.Add(*job);
-    }
-    if (ids.ids.size() == 0) continue;
-    const auto a = ids.ids.Finish(), b = ids.fences.Finish();
     const absl::Status status =
-        pool.Autocommit(absl::Now() + absl::Seconds(10), [&](pqxx::transaction_base& tx) -> absl::Status {
-          Run(tx, sql::kReissue, a, b, target, "{}", "{}");
+        pool.Transaction(absl::Now() + absl::Seconds(10), [&](pqxx::transaction_base& tx) -> absl::Status {
+          FencedIds ids;
+          for (const auto& job : jobs) {
+            if (job->key.has_value() == (target == kStateScheduled)) ids.Add(*job);
+          }
+          if (ids.ids.size() > 0) Reissue(tx, std::move(ids), target);
           return absl::OkStatus();
         });
     if (!status.ok()) return;  // they stay pending: reclaimed after the lease

@@ -16,6 +16,8 @@ namespace {
 // The transaction of FinishIn holds the job's row, and its key's slot: a process that is cut off from PostgreSQL before
 // its commit must not hold them up for long.
 constexpr char kIdleMs[] = "5000";
+// Results take milliseconds to be stored, but for what holds their rows.
+constexpr absl::Duration kTurnWithin = absl::Seconds(10), kLookAgain = absl::Milliseconds(5);
 
 Principal ParsePrincipal(std::string_view tenant, const std::string& json) {
   Principal principal;
@@ -82,6 +84,7 @@ absl::Status HandlerJob::Progress(double percent, std::string_view message,
 
 absl::Status HandlerJob::FinishIn(pqxx::transaction_base& tx, const Outcome& outcome) {
   try {
+    if (data_.follows) RETURN_IF_ERROR(AwaitTurn(tx));
     CompleteArrays complete;
     RetryArrays retry;
     Sort(data_, outcome, static_cast<double>(MonoMicros() - began_us_) / 1e6, complete, retry);
@@ -98,6 +101,21 @@ absl::Status HandlerJob::FinishIn(pqxx::transaction_base& tx, const Outcome& out
     return absl::OkStatus();
   } catch (...) {
     return postgres::StatusFromCurrentException();
+  }
+}
+
+absl::Status HandlerJob::AwaitTurn(pqxx::transaction_base& tx) {
+  const absl::Time end = Mono() + kTurnWithin;
+  while (true) {
+    const pqxx::result rows = Run(tx, sql::kItsTurn, data_.id.ToString(), data_.fence);
+    if (rows.empty()) {
+      Fenced();
+      return FencedError();
+    }
+    if (rows[0][0].as<bool>()) return absl::OkStatus();
+    if (cancelled()) return absl::CancelledError("told to stop");
+    if (Mono() > end) return absl::UnavailableError("what runs before it for its ordering key is not stored yet");
+    absl::SleepFor(kLookAgain);
   }
 }
 

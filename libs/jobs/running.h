@@ -55,6 +55,9 @@ class HandlerJob : public RunningJob {
   JobData& data_;
 
  private:
+  // What a run's earlier jobs did must be final before this one's effects are.
+  absl::Status AwaitTurn(pqxx::transaction_base& tx);
+
   const int64_t began_us_;
   mutable absl::once_flag once_;
   mutable CallContext context_;  // made when a handler asks for it

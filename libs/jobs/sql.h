@@ -196,7 +196,7 @@ SET state = 1, fence = j.fence + 1, due_at = clock_timestamp() + i.delay * inter
                        || jsonb_build_object('attempt', j.attempt + 1, 'at', clock_timestamp(), 'code', i.code, 'message', i.message, 'worker', $6::text) END
 FROM unnest($1::uuid[], $2::bigint[], $3::float8[], $4::text[], $5::text[]) AS i (id, fence, delay, code, message)
 WHERE j.id = i.id AND j.fence = i.fence
-RETURNING j.id, CASE WHEN $7::text IS NOT NULL THEN set_config('idle_in_transaction_session_timeout', $7, true) END)sql"};
+RETURNING j.id, CASE WHEN $7::text IS NOT NULL THEN set_config('idle_in_transaction_session_timeout', $7, true) END, j.key_hash)sql"};
 
 // Jobs whose process died. $3 delay (seconds) and $4 evidence of one that ran alone: it pays with its crash budget, and
 // is due later. NULL: a suspect, handed out again at once to run alone, by the caller for those that come back as
@@ -218,7 +218,7 @@ SET fence = j.fence + 1, worker = NULL, started_at = NULL,
                        || jsonb_build_object('attempt', j.attempt + 1, 'at', clock_timestamp(), 'code', 'crashed', 'message', i.evidence, 'worker', $5::text) END
 FROM unnest($1::uuid[], $2::bigint[], $3::float8[], $4::text[]) AS i (id, fence, delay, evidence)
 WHERE j.id = i.id AND j.fence = i.fence
-RETURNING j.id, j.fence, j.attempt, j.kind, j.queue, j.priority, CASE WHEN j.sensitive_args IS NULL AND octet_length(j.args::text) <= 4096 THEN j.args::text END, j.state, j.crashes, j.max_crashes)sql"};
+RETURNING j.id, j.fence, j.attempt, j.kind, j.queue, j.priority, CASE WHEN j.sensitive_args IS NULL AND octet_length(j.args::text) <= 4096 THEN j.args::text END, j.state, j.crashes, j.max_crashes, j.key_hash)sql"};
 
 // Hands jobs out anew (drain, sweep, reclaim): fence raised first, then the caller adds those that come back as
 // `published` or that hold a key. $3: 3 back to the backlog, 4 published. 1 looked at again in two seconds (a keyed job
@@ -252,11 +252,11 @@ inline constexpr Named kPassKeys = {
     "jobs_pass_keys", "SELECT * FROM mainstay.pass_keys($1::uuid[], $2::bigint[], $3::uuid[], $4::bigint[])"};
 
 // Jobs that outlived a heartbeat: from now on this worker's lease row is their lease. Refused when that lease has run
-// out. Fenced.
+// out. Those that a lost answer had already marked are named again. Fenced.
 inline constexpr Named kMarkRunning = {"jobs_mark_running", R"sql(
 UPDATE mainstay.jobs j SET state = 5, worker = $3::uuid, started_at = coalesce(j.started_at, clock_timestamp() - i.since * interval '1 second')
 FROM unnest($1::uuid[], $2::bigint[], $4::float8[]) AS i (id, fence, since)
-WHERE j.id = i.id AND j.fence = i.fence AND j.state IN (2, 4) AND EXISTS (SELECT 1 FROM mainstay.job_workers w WHERE w.id = $3::uuid AND w.lease_until > clock_timestamp())
+WHERE j.id = i.id AND j.fence = i.fence AND (j.state IN (2, 4) OR (j.state = 5 AND j.worker = $3::uuid)) AND EXISTS (SELECT 1 FROM mainstay.job_workers w WHERE w.id = $3::uuid AND w.lease_until > clock_timestamp())
 RETURNING j.id)sql"};
 
 // Jobs that another worker had given to somebody who now turns to this one ($3): they go on under a raised fence, so
@@ -267,6 +267,9 @@ FROM unnest($1::uuid[], $2::bigint[]) AS i (id, fence)
 WHERE j.id = i.id AND j.fence = i.fence AND j.state IN (2, 4, 5)
 RETURNING )sql" MAINSTAY_JOB_HEAD "NULL::text, false, false" MAINSTAY_JOB_TAIL
                                                ", extract(epoch FROM clock_timestamp() - j.started_at)::float8"};
+// Whether it is a job's turn in its run: all before it are stored. No row: it is no longer ours.
+inline constexpr Named kItsTurn = {"jobs_its_turn", R"sql(
+SELECT EXISTS (SELECT 1 FROM mainstay.job_slots s WHERE s.key_hash = j.key_hash AND s.job = j.id) FROM mainstay.jobs j WHERE j.id = $1::uuid AND j.fence = $2)sql"};
 // Which of these runs gave their job its final state. No lock.
 inline constexpr Named kFinishedUnder = {"jobs_finished_under", R"sql(
 SELECT h.id FROM unnest($1::uuid[], $2::bigint[]) AS i (id, fence) JOIN mainstay.jobs_history h ON h.id = i.id AND h.fence = i.fence WHERE h.state <> 8)sql"};
@@ -522,7 +525,8 @@ UNION
 // Jobs of workers whose lease ran out, or whose row is gone.
 inline constexpr Named kExpired = {"jobs_expired", R"sql(
 SELECT j.id, j.fence FROM mainstay.jobs j
-WHERE j.worker IS NOT NULL AND NOT EXISTS (SELECT 1 FROM mainstay.job_workers w WHERE w.id = j.worker AND w.lease_until > clock_timestamp()) LIMIT 1000)sql"};
+WHERE j.worker IS NOT NULL AND NOT EXISTS (SELECT 1 FROM mainstay.job_workers w WHERE w.id = j.worker AND w.lease_until > clock_timestamp())
+  AND NOT EXISTS (SELECT 1 FROM mainstay.job_slots s WHERE s.key_hash = j.key_hash AND s.job <> j.id AND j.seq <= s.last_seq) LIMIT 1000)sql"};
 inline constexpr Named kForgetWorkers = {"jobs_forget_workers", R"sql(
 DELETE FROM mainstay.job_workers w WHERE w.lease_until < clock_timestamp() - interval '1 minute' AND NOT EXISTS (SELECT 1 FROM mainstay.jobs j WHERE j.worker = w.id))sql"};
 

@@ -62,17 +62,21 @@ void Engine::Impl::StoreLoop() {
               this),
           !touched.empty() ? kTrimEvery : kAside);
       const absl::Time now = Mono();
-      std::erase_if(aside, [&](auto& waiting) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
+      std::vector<Finished> again;
+      std::erase_if(aside, [&](auto& waiting) {
         if (now < waiting.first) return false;
-        finished.push_back(std::move(waiting.second));
+        again.push_back(std::move(waiting.second));
         return true;
       });
+      // Before the results of those behind them.
+      finished.insert(finished.begin(), std::make_move_iterator(again.begin()), std::make_move_iterator(again.end()));
       const size_t n = std::min(finished.size(), static_cast<size_t>(options.store_batch));
       const auto end = finished.begin() + static_cast<std::ptrdiff_t>(n);
       batch.assign(std::make_move_iterator(finished.begin()), std::make_move_iterator(end));
       finished.erase(finished.begin(), end);
       if (batch.empty() && stop_storing && (aside.empty() || give_up)) break;
     }
+    WaitBehind(batch);
     if (!batch.empty()) {
       for (const auto& f : batch) {
         if (!f.job->entry_id.empty()) touched.insert(f.job->stream), ++acknowledged;
@@ -116,6 +120,7 @@ void Engine::Impl::StoreBatch(std::vector<Finished>& batch) {
   if (!own_transaction.empty()) stored &= Verify(own_transaction, plain, keyed, handouts, freed);
   if (!plain.empty()) stored &= StoreOutcomes(plain, freed, handouts);
   if (!keyed.empty()) stored &= StoreOutcomes(keyed, freed, handouts);
+  for (auto* list : {&crashed, &lost, &back, &elsewhere}) WaitBehind(*list);
   if (!crashed.empty()) stored &= StoreCrashes(crashed, freed, handouts);
   if (!lost.empty()) stored &= StoreLost(lost, freed, handouts);
   if (!back.empty()) stored &= GiveBack(back, redis_down ? kStateReady : kStatePublished, handouts);
@@ -200,6 +205,22 @@ void Engine::Impl::SetAside(std::vector<Finished>& batch) {
   });
   log::Warn("results wait for a row that another transaction holds",
             {{"jobs", static_cast<int64_t>(aside.size() - before)}, {"job", FormatId("job", *locked->begin())}});
+}
+
+// Nothing of a run is stored while what ran before it stands aside: that may yet be handed out anew, with all behind
+// it.
+void Engine::Impl::WaitBehind(std::vector<Finished>& batch) {
+  absl::flat_hash_map<const KeyRun*, absl::Time> runs;
+  for (const auto& [again, f] : aside) {
+    if (f.job->run != nullptr) runs.try_emplace(f.job->run.get(), again);
+  }
+  if (runs.empty()) return;
+  std::erase_if(batch, [&](Finished& f) {
+    const auto run = runs.find(f.job->run.get());
+    if (run == runs.end()) return false;
+    aside.emplace_back(run->second, std::move(f));
+    return true;
+  });
 }
 
 // Whose turn it is once these are stored, in the runs that go on here.
@@ -330,8 +351,8 @@ bool Engine::Impl::StoreLost(std::vector<Finished>& batch, std::vector<int64_t>&
           suspicions.AddInt2(f.alone ? 0 : 1);
         }
         CompleteArrays complete;
-        for (const auto& row : Run(tx, sql::kReissue, ids.ids.Finish(), ids.fences.Finish(), kStatePublished,
-                                   crashes.Finish(), suspicions.Finish())) {
+        for (const auto& row :
+             Reissue(tx, std::move(ids), kStatePublished, std::move(crashes), std::move(suspicions))) {
           Entry entry;
           Handout handout = ReadHandout(row, &entry);
           if (row[8].as<int>() >= row[9].as<int>()) {
@@ -384,8 +405,10 @@ bool Engine::Impl::StoreCrashes(std::vector<Finished>& batch, std::vector<int64_
           f.how == Finished::How::kCrashed ? evidence.Add(CleanText(f.outcome.message, 500)) : evidence.AddNull();
         }
         CompleteArrays complete;
-        for (const auto& row : Run(tx, sql::kCrash, ids.ids.Finish(), ids.fences.Finish(), delays.Finish(),
-                                   evidence.Finish(), options.name)) {
+        const pqxx::result rows = Run(tx, sql::kCrash, ids.ids.Finish(), ids.fences.Finish(), delays.Finish(),
+                                      evidence.Finish(), options.name);
+        CutRuns(tx, rows, 10);
+        for (const auto& row : rows) {
           Entry entry;
           Handout handout = ReadHandout(row, &entry);
           if (row[8].as<int>() >= row[9].as<int>()) {
@@ -493,12 +516,12 @@ bool Engine::Impl::GiveBack(std::vector<Finished>& batch, int target, std::vecto
   std::vector<Handout> next;
   absl::Status refused;
   if (!Persist(
-          batch, false,
+          batch, /*transaction=*/true,
           [&](pqxx::transaction_base& tx) -> absl::Status {
             FencedIds ids;
             for (const auto& f : batch) ids.Add(*f.job);
             next.clear();
-            for (const auto& row : Run(tx, sql::kReissue, ids.ids.Finish(), ids.fences.Finish(), target, "{}", "{}")) {
+            for (const auto& row : Reissue(tx, std::move(ids), target)) {
               if (row[7].as<int>() == kStatePublished || row[7].as<int>() == kStateBlocked)
                 next.push_back(ReadHandout(row));
             }

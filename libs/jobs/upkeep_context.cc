@@ -80,26 +80,22 @@ absl::Status UpkeepContext::Reissue(const std::vector<std::pair<Uuid, int64_t>>&
     CompleteArrays dead;
     absl::flat_hash_set<Uuid> locked;
     auto reissue = [&](pqxx::transaction_base& tx) -> absl::Status {
-      BinaryArray ids(BinaryArray::kUuid), fences(BinaryArray::kInt8), crashed(BinaryArray::kInt2),
-          suspected(BinaryArray::kInt2);
+      FencedIds these;
+      BinaryArray crashed(BinaryArray::kInt2), suspected(BinaryArray::kInt2);
       for (size_t i = at; i < std::min(jobs.size(), at + kBatch); ++i) {
         if (locked.contains(jobs[i].first)) continue;
-        ids.Add(jobs[i].first);
-        fences.AddInt8(jobs[i].second);
+        these.ids.Add(jobs[i].first);
+        these.fences.AddInt8(jobs[i].second);
         crashed.AddInt2(i < crashes.size() ? crashes[i] : 0);
         suspected.AddInt2(i < suspicions.size() ? suspicions[i] : 0);
       }
       handouts.clear();
       dead = CompleteArrays();
-      PgArray keys;
-      bool keyed = false;
-      for (const auto& row :
-           Run(tx, sql::kReissue, ids.Finish(), fences.Finish(), target, crashed.Finish(), suspected.Finish())) {
+      for (const auto& row : jobs::Reissue(tx, std::move(these), target, std::move(crashed), std::move(suspected))) {
         Entry entry;
         Handout handout = ReadHandout(row, &entry);
         ++reissued;
         const int state = row[7].as<int>();
-        if (!row[10].is_null()) keys.Add(row[10].c_str()), keyed = true;
         if (row[8].as<int>() >= row[9].as<int>() && (!crashes.empty() || !suspicions.empty())) {
           dead.Add(entry.id, entry.fence, kStateDead, nullptr, "crashed",
                    "its worker died or lost its lease while it ran, as often as max_crashes allows", 0, 0);
@@ -110,7 +106,6 @@ absl::Status UpkeepContext::Reissue(const std::vector<std::pair<Uuid, int64_t>>&
           if (list.size() < kMaxReturned) list.push_back(entry.id);
         }
       }
-      if (keyed) Run(tx, sql::kCutRuns, std::move(keys).Finish());
       return absl::OkStatus();
     };
     absl::Status status = Transaction(reissue);

@@ -3,6 +3,8 @@
 // looks at their order.
 #include <signal.h>
 
+#include <pqxx/pqxx>
+
 #include "tests/fault/stage.h"
 
 namespace mainstay::jobs {
@@ -66,6 +68,35 @@ TEST_CASE("runs of a key: Redis emptied, twice") {
     stage.redis().Flush();
   }
   stage.Judge("runs flushed");
+  stage.StopWorkers();
+}
+
+// As whoever hands jobs out anew does it, slowly: the results of those behind the one it has locked come meanwhile.
+TEST_CASE("runs of a key: a result that waits for its row is waited for by those behind it") {
+  Stage stage(GENERATE(from_range(Seeds())));
+  stage.StartWorker();
+  // Long enough for their results to come one by one.
+  stage.StartLoad({.batch = 30, .ms = 2, .keyed = 100, .unique = false, .pause_ms = 30, .kind = "test.plain"});
+  for (int i = 0; i < 2; ++i) {
+    pqxx::connection connection(stage.w().url);
+    pqxx::work slow(connection);
+    std::string jobs, keys;
+    REQUIRE(Eventually([&] {
+      for (const auto& row : slow.exec("SELECT j.id, j.key_hash FROM mainstay.job_slots s JOIN mainstay.jobs j ON j.id "
+                                       "= s.job WHERE s.last_seq > j.seq LIMIT 3 FOR UPDATE OF j SKIP LOCKED")) {
+        absl::StrAppend(&jobs, jobs.empty() ? "" : ",", row[0].c_str());
+        absl::StrAppend(&keys, keys.empty() ? "" : ",", row[1].c_str());
+      }
+      return !jobs.empty();
+    }));
+    slow.exec_params("UPDATE mainstay.jobs SET fence = fence + 1, published_at = clock_timestamp() WHERE id = ANY ($1)",
+                     "{" + jobs + "}");
+    absl::SleepFor(absl::Milliseconds(2000));
+    slow.exec_params("SELECT mainstay.cut_key_runs($1)", "{" + keys + "}");
+    slow.commit();
+    stage.WaitForProgress(200);
+  }
+  stage.Judge("runs behind a locked row");
   stage.StopWorkers();
 }
 

@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Runs of a key as PostgreSQL sees them: who may follow whom, and what ends a run (libs/jobs/migrations/0035).
+// Runs of a key as PostgreSQL sees them: who may follow whom, and what ends a run (libs/jobs/migrations/0035, 0037,
+// 0038).
+#include <future>
+
 #include "libs/base/text.h"
 #include "libs/jobs/in_hand.h"
 #include "libs/jobs/letters.h"
+#include "libs/jobs/running.h"
 #include "tests/unit/jobs/world.h"
 
 namespace mainstay::jobs {
@@ -70,6 +74,12 @@ struct Db {
   int64_t finished = 0;
 };
 
+FencedIds Fenced(const std::vector<Uuid>& jobs) {
+  FencedIds ids;
+  for (const Uuid& job : jobs) ids.ids.Add(job), ids.fences.AddInt8(1);
+  return ids;
+}
+
 TEST_CASE("those next in line follow the holder, as long as they may run where it does") {
   Db db;
   const JobSpec plain{.kind = "a"};
@@ -88,6 +98,18 @@ TEST_CASE("those next in line follow the holder, as long as they may run where i
     const auto line = db.Line({plain, plain, plain});
     CHECK(db.Take(line[0], 100, 2).empty());
     CHECK(db.Take(line[1]).empty());
+  }
+  SECTION("up to the first that is written as running") {
+    const auto line = db.Line({plain, plain, plain, plain});
+    Sql(db.url, absl::StrCat("UPDATE mainstay.jobs SET state = 5 WHERE id = '", line[2].ToString(), "'"));
+    CHECK(db.Take(line[0]) == std::vector<Uuid>{line[1]});
+  }
+  SECTION("once") {
+    const auto line = db.Line({plain, plain, plain});
+    CHECK(db.Take(line[0], 2).size() == 2);
+    CHECK(db.Take(line[0], 1).empty());
+    CHECK(db.Done({line[0]}, {{line[1], 1}}) == 0);
+    CHECK(db.Done({line[1]}, {{line[2], 1}}) == 0);
   }
   SECTION("none while anything is paused, or where the dispatcher counts") {
     const auto line = db.Line({plain, plain});
@@ -128,15 +150,33 @@ TEST_CASE("a run that goes on keeps the slot; whoever else moves it raises the f
   }
   SECTION("handed out anew") {
     db.Do([&](pqxx::transaction_base& tx) -> absl::Status {
-      const pqxx::result rows = Run(tx, sql::kReissue, "{" + line[2].ToString() + "," + line[4].ToString() + "}",
-                                    "{1,1}", kStatePublished, "{}", "{}");
+      const pqxx::result rows = Reissue(tx, Fenced({line[2], line[4]}), kStatePublished);
       CHECK(rows.size() == 2);
       for (const auto& row : rows)  // only the holder goes out
         CHECK((row[7].as<int>() == kStateBlocked) == (row[0].c_str() == line[2].ToString()));
-      Run(tx, sql::kCutRuns, "{" + db.Key() + "}");
       return absl::OkStatus();
     });
     CHECK(db.Fences() == "2,2,3,1");
+  }
+  SECTION("one that was not begun handed out anew") {
+    db.Do([&](pqxx::transaction_base& tx) -> absl::Status {
+      Reissue(tx, Fenced({line[3]}), kStateReady);
+      return absl::OkStatus();
+    });
+    CHECK(db.Fences() == "1,3,2,1");
+    CHECK(db.Done({line[2], line[4]}, {{line[5], 1}}) == 1);
+    CHECK(db.finished == 1);
+    CHECK(db.Holder() == line[3].ToString());
+  }
+  SECTION("tried again later") {
+    db.Do([&](pqxx::transaction_base& tx) -> absl::Status {
+      RetryArrays retry;
+      retry.Add(line[2], 1, absl::Seconds(1), "error", "");
+      CHECK(Retry(tx, std::move(retry), "test") == 1);
+      return absl::OkStatus();
+    });
+    CHECK(db.Holder() == line[2].ToString());
+    CHECK(db.Fences() == "2,2,2,1");
   }
   SECTION("new arguments for one that waits in it") {
     db.Do([&](pqxx::transaction_base& tx) { return EditArgs(tx, db.context, line[3], "{}", "").status(); });
@@ -151,11 +191,73 @@ TEST_CASE("a run that goes on keeps the slot; whoever else moves it raises the f
                     "'{}', now() + interval '1 hour'); "
                     "UPDATE mainstay.jobs SET state = 5, worker = (SELECT id FROM mainstay.job_workers) WHERE id IN ('",
                     line[2].ToString(), "', '", line[3].ToString(), "', '", line[4].ToString(), "')"));
-    CHECK(db.Done({line[2]}, {{line[3], 1}}) == 0);
-    CHECK(db.Done({line[3]}) == 1);
-    CHECK(db.Holder() == line[4].ToString());
-    CHECK(db.Fences() == "2,1");
-    CHECK(SqlValue(db.url, "SELECT state FROM mainstay.jobs ORDER BY seq LIMIT 1") == "2");
+    SECTION("and goes on") {
+      CHECK(db.Done({line[2]}, {{line[3], 1}}) == 0);
+      CHECK(db.Done({line[3]}) == 1);
+      CHECK(db.Holder() == line[4].ToString());
+      CHECK(db.Fences() == "2,1");
+      CHECK(SqlValue(db.url, "SELECT state FROM mainstay.jobs ORDER BY seq LIMIT 1") == "2");
+    }
+    SECTION("by a worker that then dies: the one whose turn it was pays") {
+      Sql(db.url, "UPDATE mainstay.job_workers SET lease_until = now()");
+      db.Do([&](pqxx::transaction_base& tx) -> absl::Status {
+        const pqxx::result expired = Run(tx, sql::kExpired);
+        REQUIRE(expired.size() == 1);
+        CHECK(expired[0][0].c_str() == line[2].ToString());
+        return absl::OkStatus();
+      });
+    }
+    SECTION("and the answer lost: it is theirs all the same") {
+      db.Do([&](pqxx::transaction_base& tx) -> absl::Status {
+        const std::string worker = SqlValue(db.url, "SELECT id FROM mainstay.job_workers");
+        FencedIds jobs = Fenced({line[2], line[3]});
+        BinaryArray since(BinaryArray::kFloat8);
+        since.AddFloat8(0), since.AddFloat8(0);
+        CHECK(Run(tx, sql::kMarkRunning, jobs.ids.Finish(), jobs.fences.Finish(), worker, since.Finish()).size() == 2);
+        return absl::OkStatus();
+      });
+    }
+  }
+}
+
+// A handler that finishes its job in a transaction of its own.
+class Handle : public HandlerJob {
+ public:
+  using HandlerJob::HandlerJob;
+  bool cancelled() const override { return false; }
+
+ private:
+  absl::Status StoreNote(bool, std::string) override { return absl::UnimplementedError(""); }
+  void Fenced() override {}
+  void FinishedIn(std::vector<Handout>) override {}
+};
+
+TEST_CASE("one of a run that finishes in its own transaction waits until what ran before it is stored") {
+  Db db;
+  const auto line = db.Line(std::vector<JobSpec>(3, JobSpec{.kind = "a"}));
+  REQUIRE(db.Take(line[0]).size() == 2);
+  const Registry registry;
+  const HandlerHome home{registry, NewUuid(), "test", db.pool};
+  JobData data;
+  data.id = line[1], data.fence = 1, data.kind = "a", data.follows = true;
+  Handle handle(home, data);
+  std::future<absl::Status> finishing = std::async(std::launch::async, [&] {
+    return db.pool.Transaction(absl::Now() + absl::Seconds(20),
+                               [&](pqxx::transaction_base& tx) { return handle.FinishIn(tx, Outcome::Done()); });
+  });
+  CHECK(finishing.wait_for(std::chrono::milliseconds(200)) == std::future_status::timeout);
+  SECTION("it is") {
+    CHECK(db.Done({line[0]}, {{line[1], 1}}) == 0);
+    CHECK_THAT(finishing.get(), IsOk());
+    CHECK(db.Holder() == line[2].ToString());
+  }
+  SECTION("it is handed out anew, and so is the one that waits") {
+    db.Do([&](pqxx::transaction_base& tx) -> absl::Status {
+      Reissue(tx, Fenced({line[0]}), kStatePublished);
+      return absl::OkStatus();
+    });
+    CHECK(finishing.get() == FencedError());
+    CHECK(db.Fences() == "2,2,2");
   }
 }
 
