@@ -307,7 +307,7 @@ absl::StatusOr<bool> Scalar(std::string_view name, const Place& place, const std
     ASSIGN_OR_RETURN(const int64_t limit, Number(place, text, 1, limits.max_limit));
     out->set_limit(int32_t(limit));
   } else if (name == "cursor") {
-    if (text.empty() || text.size() > 1024)
+    if (text.empty() || text.size() > limits.max_cursor)
       return Refuse("cursor-invalid", place, "cursor_invalid", "the cursor is not valid");
     out->set_cursor(text);
   } else if (nested) {

@@ -41,6 +41,7 @@ struct ListQueryLimits {
   int expands = 10;
   int sort_keys = 8;
   int64_t max_offset = 10000;
+  size_t max_cursor = 4096;  // it holds the sort keys' values, which may be long texts
 };
 inline constexpr int kMaxValuesInBody = 5000;
 

@@ -34,6 +34,11 @@ absl::Status Broken() {
                      {{.place = FieldError::Place::kParameter, .name = "cursor", .code = "invalid"}});
 }
 
+absl::Status TooLong() {
+  return MakeProblem("invalid-parameter", "the values to sort by are too long for a cursor; sort by fewer fields",
+                     {{.place = FieldError::Place::kParameter, .name = "sort", .code = "too_long"}});
+}
+
 }  // namespace
 
 CursorBinding BindCursor(std::string_view key, const catalog::Model& model, const ListQuery& query,
@@ -46,7 +51,7 @@ CursorBinding BindCursor(std::string_view key, const catalog::Model& model, cons
   return binding;
 }
 
-std::string SealCursor(const CursorBinding& binding, const Position& position) {
+absl::StatusOr<std::string> SealCursor(const CursorBinding& binding, const Position& position) {
   std::string plain;
   plain += kVersion;
   plain += position.backward ? 'b' : 'f';
@@ -54,16 +59,19 @@ std::string SealCursor(const CursorBinding& binding, const Position& position) {
   plain += binding.shape;
   plain += binding.view;
   for (const auto& value : position.values) {
+    if (value.has_value() && value->size() > kMaxCursor) return TooLong();
     plain += value.has_value() ? '\1' : '\0';
     if (!value.has_value()) continue;
     AppendNumber(value->size(), 2, plain);
     plain += *value;
   }
-  return Base64UrlEncode(KeyId(binding.key) + Seal(binding.key, plain, kPurpose));
+  std::string cursor = Base64UrlEncode(KeyId(binding.key) + Seal(binding.key, plain, kPurpose));
+  if (cursor.size() > kMaxCursor) return TooLong();
+  return cursor;
 }
 
 absl::StatusOr<Position> OpenCursor(const CursorBinding& binding, std::string_view cursor, size_t keys) {
-  if (cursor.size() > 8192) return Broken();
+  if (cursor.size() > kMaxCursor) return Broken();
   const std::optional<std::string> bytes = Base64UrlDecode(cursor);
   if (!bytes.has_value() || bytes->size() < kKeyId || std::string_view(*bytes).substr(0, kKeyId) != KeyId(binding.key))
     return Broken();

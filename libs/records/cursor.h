@@ -26,7 +26,9 @@ struct CursorBinding {
 CursorBinding BindCursor(std::string_view key, const catalog::Model& model, const ListQuery& query,
                          const CallContext& context, absl::Time now, absl::Duration life);
 
-std::string SealCursor(const CursorBinding& binding, const Position& position);
+inline constexpr size_t kMaxCursor = 4096;  // as texts; what http::ListQueryLimits lets through
+// invalid-parameter: the values of the sort keys are too long for a cursor.
+absl::StatusOr<std::string> SealCursor(const CursorBinding& binding, const Position& position);
 // cursor-invalid: broken, expired or of another key; cursor-mismatch: of another query or caller.
 absl::StatusOr<Position> OpenCursor(const CursorBinding& binding, std::string_view cursor, size_t keys);
 

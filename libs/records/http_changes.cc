@@ -267,7 +267,7 @@ awaitable<absl::StatusOr<http::Response>> HttpChanges::HandleHistory(http::Reque
   if (page.has_more()) {
     Position position;
     position.values.emplace_back(FormatPosition(PositionOf(**rows, n - 1)));
-    page.set_next_cursor(SealCursor(binding, position));
+    CO_ASSIGN_OR_RETURN(*page.mutable_next_cursor(), SealCursor(binding, position));
   }
   json += "],\"page\":";
   RenderPage(page, false, json);

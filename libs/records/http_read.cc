@@ -119,7 +119,9 @@ absl::StatusOr<std::shared_ptr<const GetPlan>> HttpReads::PlanGet(ModelCache& ca
   plan->sql = cache.sql->Get(std::move(sql.text));
   plan->params = std::move(sql.params);
   plan->principal_params = std::move(sql.principal_params);
-  plan->reusable = sql.reusable;
+  // A cursor comes once.
+  plan->reusable = sql.reusable && std::none_of(query.expand().begin(), query.expand().end(),
+                                                [](const auto& expand) { return !expand.query().cursor().empty(); });
   return std::shared_ptr<const GetPlan>(std::move(plan));
 }
 
@@ -173,7 +175,7 @@ awaitable<absl::StatusOr<HttpReads::OneRow>> HttpReads::ReadOne(CachePtr cache, 
     level.rows = WrapResult(*std::move(result));
     if (level.rows->rows() > 0) {
       const std::unique_ptr<Runner> runner = OnSession(*session, cache->sql);
-      const absl::Status related = co_await FetchRelated(*runner, *cache->model, context, level);
+      const absl::Status related = co_await FetchRelated(*runner, *cache->model, context, level, Reading());
       if (!related.ok()) co_return related;
     }
     const absl::Status ended = co_await session->Commit();
@@ -353,8 +355,10 @@ awaitable<absl::StatusOr<http::Response>> HttpReads::StreamAll(CachePtr cache, c
                                   .detail = "too many whole lists are being read; take pages, or come back",
                                   .retry_after = absl::Seconds(2)});
   }
-  const RowStreamOptions options{
-      .format = form.format, .escape_formulas = form.escape_formulas, .life = options_.stream_life};
+  const RowStreamOptions options{.format = form.format,
+                                 .escape_formulas = form.escape_formulas,
+                                 .life = options_.stream_life,
+                                 .reading = Reading()};
   absl::StatusOr<std::unique_ptr<http::BodySource>> stream =
       co_await OpenRowStream(std::move(cache), context, std::move(list), postgres, &request, held, options);
   if (!stream.ok()) co_return stream.status();

@@ -2,6 +2,7 @@
 #include "libs/records/plan.h"
 
 #include <algorithm>
+#include <functional>
 
 #include "libs/base/strings.h"
 #include "libs/base/text.h"
@@ -259,63 +260,112 @@ std::string SelectList(const std::string& alias, const Resource& resource, const
   return out;
 }
 
-std::string OrderBy(const std::string& alias, const Resource& resource, const std::vector<SortKey>& sort,
-                    bool reverse) {
+namespace {
+
+// The same as c0, c1 …, for an outer query.
+std::string NamedCells(const std::string& alias, const Resource& resource, const Columns& columns) {
+  std::string out;
+  for (size_t i = 0; i < columns.fields.size(); ++i)
+    StrAppend(&out, i > 0 ? ", " : "", Column(alias, resource.fields[columns.fields[i]]), " AS c", i);
+  if (columns.count > static_cast<int>(columns.fields.size()))
+    StrAppend(&out, out.empty() ? "" : ", ", alias, ".xmin AS c", columns.count - 1);
+  return out;
+}
+std::string OuterCells(const Columns& columns) {
+  std::string out;
+  for (int i = 0; i < columns.count; ++i) StrAppend(&out, i > 0 ? ", " : "", "c", i);
+  return out;
+}
+
+std::string Order(const std::vector<SortKey>& sort, bool reverse,
+                  const std::function<std::string(const SortKey&)>& name) {
   std::string out;
   for (const SortKey& key : sort) {
     const bool descending = key.descending != reverse;
-    StrAppend(&out, out.empty() ? "" : ", ", Column(alias, resource.fields[key.field]), descending ? " DESC" : "");
+    StrAppend(&out, out.empty() ? "" : ", ", name(key), descending ? " DESC" : "");
     const bool nulls_first = key.nulls_first != reverse;
     if (key.nullable && nulls_first != descending) out += nulls_first ? " NULLS FIRST" : " NULLS LAST";
   }
   return out;
 }
 
-std::string After(SqlBuilder& sql, const std::string& alias, const Resource& resource, const std::vector<SortKey>& sort,
-                  const Position& position) {
-  struct Key {
-    std::string column, value;  // value: "$n::type"; empty: NULL
-    bool descending, nulls_last, nullable;
-  };
-  std::vector<Key> keys;
-  bool plain = true;  // one direction, nothing null: a row comparison, which an index answers at once
-  for (size_t i = 0; i < sort.size(); ++i) {
-    const Field& field = resource.fields[sort[i].field];
-    Key key{.column = Column(alias, field),
-            .descending = sort[i].descending != position.backward,
-            .nulls_last = sort[i].nulls_first == position.backward,
-            .nullable = sort[i].nullable};
-    if (position.values[i].has_value()) key.value = sql.Bind(*position.values[i], CastName(field.type));
-    if (key.nullable || key.value.empty() || key.descending != (sort[0].descending != position.backward)) plain = false;
-    keys.push_back(std::move(key));
-  }
+}  // namespace
+
+std::string OrderBy(const std::string& alias, const Resource& resource, const std::vector<SortKey>& sort,
+                    bool reverse) {
+  return Order(sort, reverse, [&](const SortKey& key) { return Column(alias, resource.fields[key.field]); });
+}
+
+namespace {
+
+// One key of a position as SQL sees it.
+struct KeyAt {
+  std::string column, value;  // value: "$n::type"; empty: NULL
+  bool descending, nulls_last, nullable;
+};
+
+// The rows behind a position in these keys; true for none. `some`: the first key is known not to be NULL.
+std::string Behind(const std::vector<KeyAt>& keys, size_t first, bool some) {
+  if (first == keys.size()) return "false";
+  // One direction, nothing null: a row comparison, which an index answers at once.
+  const bool plain = std::all_of(keys.begin() + static_cast<std::ptrdiff_t>(first), keys.end(), [&](const KeyAt& key) {
+    return !key.value.empty() && (!key.nullable || (some && &key == &keys[first])) &&
+           key.descending == keys[first].descending;
+  });
   if (plain) {
     std::string left, right;
-    for (const Key& key : keys) {
-      StrAppend(&left, left.empty() ? "" : ", ", key.column);
-      StrAppend(&right, right.empty() ? "" : ", ", key.value);
+    for (size_t i = first; i < keys.size(); ++i) {
+      StrAppend(&left, left.empty() ? "" : ", ", keys[i].column);
+      StrAppend(&right, right.empty() ? "" : ", ", keys[i].value);
     }
-    return StrCat("(", left, ") ", keys[0].descending ? "<" : ">", " (", right, ")");
+    return StrCat("(", left, ") ", keys[first].descending ? "<" : ">", " (", right, ")");
   }
   std::string out, equal;
-  for (const Key& key : keys) {
+  for (size_t i = first; i < keys.size(); ++i) {
+    const KeyAt& key = keys[i];
     std::string behind;
     if (key.value.empty()) {
       behind = key.nulls_last ? "false" : StrCat(key.column, " IS NOT NULL");
     } else {
       behind = StrCat(key.column, key.descending ? " < " : " > ", key.value);
-      if (key.nullable && key.nulls_last) behind = StrCat("(", behind, " OR ", key.column, " IS NULL)");
+      if (key.nullable && key.nulls_last && !(some && i == first))
+        behind = StrCat("(", behind, " OR ", key.column, " IS NULL)");
     }
     StrAppend(&out, out.empty() ? "" : " OR ", equal.empty() ? behind : StrCat("(", equal, " AND ", behind, ")"));
     StrAppend(&equal, equal.empty() ? "" : " AND ", key.column,
               key.value.empty() ? " IS NULL" : StrCat(" = ", key.value));
   }
   out = StrCat("(", out, ")");
-  const Key& first = keys[0];
+  const KeyAt& key = keys[first];
   // The bound that lets an index start at the right place.
-  if (!first.nullable && !first.value.empty())
-    out = StrCat(first.column, first.descending ? " <= " : " >= ", first.value, " AND ", out);
+  if (!key.value.empty() && (!key.nullable || some))
+    out = StrCat(key.column, key.descending ? " <= " : " >= ", key.value, " AND ", out);
   return out;
+}
+
+}  // namespace
+
+std::vector<std::string> After(SqlBuilder& sql, const std::string& alias, const Resource& resource,
+                               const std::vector<SortKey>& sort, const Position& position) {
+  std::vector<KeyAt> keys;
+  for (size_t i = 0; i < sort.size(); ++i) {
+    const Field& field = resource.fields[sort[i].field];
+    KeyAt key{.column = Column(alias, field),
+              .descending = sort[i].descending != position.backward,
+              .nulls_last = sort[i].nulls_first == position.backward,
+              .nullable = sort[i].nullable};
+    if (position.values[i].has_value()) key.value = sql.Bind(*position.values[i], CastName(field.type));
+    keys.push_back(std::move(key));
+  }
+  const KeyAt& first = keys[0];
+  if (first.value.empty()) {
+    std::vector<std::string> ranges = {StrCat(first.column, " IS NULL AND ", Behind(keys, 1, false))};
+    if (!first.nulls_last) ranges.push_back(StrCat(first.column, " IS NOT NULL"));
+    return ranges;
+  }
+  std::vector<std::string> ranges = {Behind(keys, 0, true)};
+  if (first.nullable && first.nulls_last) ranges.push_back(StrCat(first.column, " IS NULL"));
+  return ranges;
 }
 
 std::string Conditions(SqlBuilder& sql, const std::string& alias, const ListQuery& query, Action action) {
@@ -331,13 +381,27 @@ void BuildPage(SqlBuilder& sql, const ListQuery& query, const Columns& columns, 
                bool limited) {
   const Resource& resource = *query.resource;
   const std::string alias = sql.NewAlias();
+  const std::string where = Conditions(sql, alias, query);
   const bool reverse = position != nullptr && position->backward;
-  std::string where = Conditions(sql, alias, query);
-  if (position != nullptr) StrAppend(&where, " AND ", After(sql, alias, resource, query.sort, *position));
-  StrAppend(&sql.text, "SELECT ", SelectList(alias, resource, columns), " FROM ", TableOf(resource), " ", alias,
-            " WHERE ", where, " ORDER BY ", OrderBy(alias, resource, query.sort, reverse));
+  std::vector<std::string> ranges = {""};
+  if (position != nullptr) ranges = After(sql, alias, resource, query.sort, *position);
   // As a constant: a limit that the planner can't see makes it sort the table.
-  if (limited) StrAppend(&sql.text, " LIMIT ", query.limit + 1);
+  const std::string limit = limited ? StrCat(" LIMIT ", query.limit + 1) : "";
+  const auto rows = [&](std::string_view what, const std::string& range) {
+    return StrCat("SELECT ", what, " FROM ", TableOf(resource), " ", alias, " WHERE ", where,
+                  range.empty() ? "" : " AND ", range, " ORDER BY ", OrderBy(alias, resource, query.sort, reverse),
+                  limit);
+  };
+  if (ranges.size() == 1) {
+    sql.text += rows(SelectList(alias, resource, columns), ranges[0]);
+  } else {
+    // Each in the order of an index; merged, the second is read no further than the first leaves room.
+    const std::string cells = NamedCells(alias, resource, columns);
+    StrAppend(&sql.text, "SELECT ", OuterCells(columns), " FROM ((", rows(cells, ranges[0]), ") UNION ALL (",
+              rows(cells, ranges[1]), ")) s ORDER BY ",
+              Order(query.sort, reverse, [&](const SortKey& key) { return StrCat("c", columns.at[key.field]); }),
+              limit);
+  }
   if (query.offset > 0) StrAppend(&sql.text, " OFFSET ", sql.Bind(StrCat(query.offset), "bigint"));
 }
 
@@ -355,7 +419,7 @@ void BuildMatching(SqlBuilder& sql, const ListQuery& query) {
 }
 
 void BuildRelated(SqlBuilder& sql, const Resource& parent, const Expansion& expansion, const Columns& columns,
-                  std::vector<std::string> keys) {
+                  std::vector<std::string> keys, const RelatedPosition* from) {
   const Relation& relation = *expansion.relation;
   const ListQuery& query = *expansion.query;
   const Resource& target = *query.resource;
@@ -365,37 +429,54 @@ void BuildRelated(SqlBuilder& sql, const Resource& parent, const Expansion& expa
     StrAppend(&arrays, i > 0 ? ", " : "", sql.Bind(std::move(keys[i]), CastName(parent.fields[ours[i]].type) + "[]"));
     StrAppend(&names, "k", i, ", ");
   }
-  const std::string alias = sql.NewAlias();
-  std::string from = StrCat(TableOf(target), " ", alias), join;
-  if (relation.kind == Relation::Kind::kManyToMany) {
-    const std::string through = sql.NewAlias();
-    StrAppend(&from, " JOIN ", relation.through, " ", through, " ON true");
-    for (size_t i = 0; i < relation.through_target_columns.size(); ++i)
-      StrAppend(&from, " AND ", through, ".", Quote(relation.through_target_columns[i]), " = ", alias, ".",
-                Quote(relation.target_columns[i]));
-    for (size_t i = 0; i < relation.through_columns.size(); ++i)
-      StrAppend(&join, i > 0 ? " AND " : "", through, ".", Quote(relation.through_columns[i]), " = p.k", i);
-  } else {
-    for (size_t i = 0; i < relation.target_columns.size(); ++i)
-      StrAppend(&join, i > 0 ? " AND " : "", alias, ".", Quote(relation.target_columns[i]), " = p.k", i);
-  }
-  const std::string where = Conditions(sql, alias, query);
   const std::string parents = StrCat("unnest(", arrays, ") WITH ORDINALITY AS p(", names, "n)");
+  std::string alias, tables, join, where;
+  const auto name_rows = [&] {
+    alias = sql.NewAlias();
+    tables = StrCat(TableOf(target), " ", alias);
+    join.clear();
+    if (relation.kind == Relation::Kind::kManyToMany) {
+      const std::string through = sql.NewAlias();
+      StrAppend(&tables, " JOIN ", relation.through, " ", through, " ON true");
+      for (size_t i = 0; i < relation.through_target_columns.size(); ++i)
+        StrAppend(&tables, " AND ", through, ".", Quote(relation.through_target_columns[i]), " = ", alias, ".",
+                  Quote(relation.target_columns[i]));
+      for (size_t i = 0; i < relation.through_columns.size(); ++i)
+        StrAppend(&join, i > 0 ? " AND " : "", through, ".", Quote(relation.through_columns[i]), " = p.k", i);
+    } else {
+      for (size_t i = 0; i < relation.target_columns.size(); ++i)
+        StrAppend(&join, i > 0 ? " AND " : "", alias, ".", Quote(relation.target_columns[i]), " = p.k", i);
+    }
+    where = Conditions(sql, alias, query);
+  };
   if (relation.kind == Relation::Kind::kToOne) {
-    StrAppend(&sql.text, "SELECT p.n, ", SelectList(alias, target, columns), " FROM ", parents, " JOIN ", from, " ON ",
-              join, " WHERE ", where);
+    name_rows();
+    StrAppend(&sql.text, "SELECT p.n, ", SelectList(alias, target, columns), " FROM ", parents, " JOIN ", tables,
+              " ON ", join, " WHERE ", where);
     return;
   }
-  std::string inner, outer;
-  for (int i = 0; i < columns.count; ++i) StrAppend(&outer, ", s.c", i);
-  for (size_t i = 0; i < columns.fields.size(); ++i)
-    StrAppend(&inner, Column(alias, target.fields[columns.fields[i]]), " AS c", i, ", ");
-  if (columns.count > static_cast<int>(columns.fields.size()))
-    StrAppend(&inner, alias, ".xmin AS c", columns.count - 1, ", ");
-  const std::string order = OrderBy(alias, target, query.sort, false);
-  StrAppend(&sql.text, "SELECT p.n", outer, " FROM ", parents, " CROSS JOIN LATERAL (SELECT ", inner,
-            "row_number() OVER (ORDER BY ", order, ") AS r FROM ", from, " WHERE ", join, " AND ", where, " ORDER BY ",
-            order, " LIMIT ", query.limit + 1, ") s ORDER BY p.n, s.r");
+  // n, r (the place in the parent's list), c0, c1 …
+  const auto lists = [&](const Position* position, const std::string& which) {
+    name_rows();
+    if (position != nullptr) {
+      const std::vector<std::string> ranges = After(sql, alias, target, query.sort, *position);
+      for (size_t i = 0; i < ranges.size(); ++i) StrAppend(&where, i == 0 ? " AND ((" : ") OR (", ranges[i]);
+      where += "))";
+    }
+    const std::string order = OrderBy(alias, target, query.sort, position != nullptr && position->backward);
+    return StrCat("SELECT p.n, s.* FROM ", parents, " CROSS JOIN LATERAL (SELECT row_number() OVER (ORDER BY ", order,
+                  ") AS r, ", NamedCells(alias, target, columns), " FROM ", tables, " WHERE ", join, " AND ", where,
+                  " ORDER BY ", order, " LIMIT ", query.limit + 1, ") s", which);
+  };
+  std::string rows;
+  if (from == nullptr) {
+    rows = lists(nullptr, "");
+  } else {
+    const std::string number = sql.Bind(StrCat(from->parent), "bigint");
+    if (!from->only) rows = StrCat(lists(nullptr, StrCat(" WHERE p.n <> ", number)), " UNION ALL ");
+    rows += lists(&from->position, StrCat(" WHERE p.n = ", number));
+  }
+  StrAppend(&sql.text, "SELECT n, ", OuterCells(columns), " FROM (", rows, ") l ORDER BY n, r");
 }
 
 void BuildGet(SqlBuilder& sql, const ListQuery& query, const Columns& columns, const std::vector<std::string>& key) {

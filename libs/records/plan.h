@@ -85,8 +85,9 @@ struct Position {
   bool backward = false;
   std::vector<std::optional<std::string>> values;  // as many as sort keys
 };
-// The rows behind the position, in the order of `sort` (or before it, when backward).
-std::string After(SqlBuilder& sql, const std::string& alias, const catalog::Resource& resource,
+// The rows behind the position, in the order of `sort` (or before it, when backward): one or two ranges of it, one after
+// the other. NULLs of the first key are a range of their own, for no index reads both at once.
+std::vector<std::string> After(SqlBuilder& sql, const std::string& alias, const catalog::Resource& resource,
                   const std::vector<SortKey>& sort, const Position& position);
 
 // What every row of the answer must meet: the caller's scope and the query's filter.
@@ -98,10 +99,16 @@ void BuildPage(SqlBuilder& sql, const ListQuery& query, const Columns& columns, 
 void BuildCount(SqlBuilder& sql, const ListQuery& query, int64_t cap);
 // And without a limit: to be explained, not run.
 void BuildMatching(SqlBuilder& sql, const ListQuery& query);
+// One parent's list, to be gone on with from a position.
+struct RelatedPosition {
+  int parent = 0;     // its ordinal, from 1
+  bool only = false;  // there are no other parents
+  Position position;
+};
 // The rows of one relation for many parents: keys as one array per column; the first column of the result is the
-// parent's ordinal, from 1.
+// parent's ordinal, from 1. The other parents' lists begin at their beginning.
 void BuildRelated(SqlBuilder& sql, const catalog::Resource& parent, const Expansion& expansion, const Columns& columns,
-                  std::vector<std::string> keys);
+                  std::vector<std::string> keys, const RelatedPosition* from = nullptr);
 // One row by its key.
 void BuildGet(SqlBuilder& sql, const ListQuery& query, const Columns& columns, const std::vector<std::string>& key);
 

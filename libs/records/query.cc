@@ -410,8 +410,6 @@ absl::StatusOr<std::unique_ptr<ListQuery>> Resolver::ResolveLevel(const Resource
     if (out->offset > 10000)
       return MakeProblem("offset-too-deep", "offset is at most 10000", {At("offset", "out_of_range", "at most 10000")});
   }
-  if (nested && !out->cursor.empty())
-    return BadParameter("expand", "a nested list has no cursor; list the related resource with a filter");
   switch (query.count()) {
     case common::v1::COUNT_MODE_EXACT:
       out->count = Count::kExact;
@@ -523,9 +521,10 @@ absl::StatusOr<std::unique_ptr<ListQuery>> Resolver::ResolveLevel(const Resource
     expansion.relation = &it->second;
     const common::v1::ListQuery& wanted = children[name];
     if (it->second.kind == Relation::Kind::kToOne &&
-        (wanted.has_filter() || !wanted.sort().empty() || wanted.limit() != 0))
-      return BadParameter("expand", "limit, sort and filter are for lists");
+        (wanted.has_filter() || !wanted.sort().empty() || wanted.limit() != 0 || !wanted.cursor().empty()))
+      return BadParameter("expand", "limit, sort, filter and cursor are for lists");
     ASSIGN_OR_RETURN(expansion.query, ResolveLevel(*target, wanted, depth + 1, true));
+    expansion.query->shape = StrCat(resource.name, ".", name, "|", expansion.query->shape);
     out->expansions.push_back(std::move(expansion));
   }
   return out;

@@ -34,8 +34,35 @@ std::string_view VersionOf(const Level& level, int row) {
   return level.rows->Get(row, level.first_column + level.columns.version);
 }
 
+namespace {
+
+// The place of a row in its list.
+Position At(const Level& level, int row, bool backward) {
+  Position at{.backward = backward};
+  for (const SortKey& key : level.query->sort) {
+    const int column = level.first_column + level.columns.at[static_cast<size_t>(key.field)];
+    at.values.push_back(level.rows->IsNull(row, column) ? std::nullopt
+                                                        : std::optional<std::string>(level.rows->Get(row, column)));
+  }
+  return at;
+}
+
+// What was read of a list of `rows` rows, one of them perhaps beyond the limit.
+struct Stretch {
+  int shown;
+  bool ahead, behind;  // whether the list goes on there
+};
+// `inside`: it was not read from its beginning. Walking back we came from behind, so there is more ahead.
+Stretch StretchOf(int rows, int limit, bool backward, bool inside) {
+  const int shown = std::min(rows, limit);
+  const bool more = rows > limit;
+  return {.shown = shown, .ahead = backward ? shown > 0 : more, .behind = backward ? more : inside && shown > 0};
+}
+
+}  // namespace
+
 awaitable<absl::Status> FetchRelated(Runner& runner, const catalog::Model& model, const CallContext& context,
-                                     Level& level) {
+                                     Level& level, ReadOptions options) {
   const Resource& resource = *level.query->resource;
   for (const Expansion& expansion : level.query->expansions) {
     Related related;
@@ -69,12 +96,38 @@ awaitable<absl::Status> FetchRelated(Runner& runner, const catalog::Model& model
       for (size_t i = 0; i < ours.size(); ++i)
         arrays[i].Add(level.rows->Get(row, level.first_column + level.columns.at[ours[i]]));
     }
-    related.groups.assign(seen.size(), {0, 0});
+    related.groups.resize(seen.size());
+    // A list's cursor holds its parent's key before the place in it; a parent that is not shown here has none to go on.
+    const ListQuery& query = *expansion.query;
+    const bool list = expansion.relation->kind != Relation::Kind::kToOne;
+    std::optional<CursorBinding> binding;
+    const auto bind = [&]() -> const CursorBinding& {
+      if (!binding.has_value())
+        binding = BindCursor(options.cursor_key, model, query, context, options.now, options.cursor_life);
+      return *binding;
+    };
+    std::optional<RelatedPosition> from;
+    if (!query.cursor.empty()) {
+      CO_ASSIGN_OR_RETURN(Position position, OpenCursor(bind(), query.cursor, ours.size() + query.sort.size()));
+      key.clear();
+      for (size_t i = 0; i < ours.size(); ++i) {
+        const std::string text = position.values[i].value_or("");
+        if (ours.size() > 1) StrAppend(&key, text.size(), ":");
+        key.append(text);
+      }
+      position.values.erase(position.values.begin(),
+                            position.values.begin() + static_cast<std::ptrdiff_t>(ours.size()));
+      if (const auto parent = seen.find(key); parent != seen.end()) {
+        related.groups[static_cast<size_t>(parent->second)].backward = position.backward;
+        from = RelatedPosition{.parent = parent->second + 1, .only = seen.size() == 1, .position = std::move(position)};
+      }
+    }
     // Also for no parents at all: the number of statements says nothing about the data.
     std::vector<std::string> keys;
     for (PgArray& array : arrays) keys.push_back(std::move(array).Finish());
     SqlBuilder sql(context);
-    BuildRelated(sql, resource, expansion, related.level->columns, std::move(keys));
+    BuildRelated(sql, resource, expansion, related.level->columns, std::move(keys),
+                 from.has_value() ? &*from : nullptr);
     absl::StatusOr<RowsPtr> rows = co_await runner.Run(std::move(sql.text), std::move(sql.params));
     if (!rows.ok()) co_return ReadFailure(rows.status());
     related.level->rows = *std::move(rows);
@@ -82,10 +135,32 @@ awaitable<absl::Status> FetchRelated(Runner& runner, const catalog::Model& model
     for (int row = 0; row < found.rows(); ++row) {
       int ordinal = 0;
       for (char c : found.Get(row, 0)) ordinal = ordinal * 10 + (c - '0');
-      auto& [first, count] = related.groups[static_cast<size_t>(ordinal - 1)];
-      if (count++ == 0) first = row;
+      Group& group = related.groups[static_cast<size_t>(ordinal - 1)];
+      if (group.rows++ == 0) group.first = row;
     }
-    const absl::Status below = co_await FetchRelated(runner, model, context, *related.level);
+    for (int row = 0; list && !query.sort.empty() && row < n; ++row) {
+      const int number = related.group[static_cast<size_t>(row)];
+      if (number < 0) continue;
+      Group& group = related.groups[static_cast<size_t>(number)];
+      const bool inside = from.has_value() && from->parent == number + 1;
+      const Stretch stretch = StretchOf(group.rows, query.limit, group.backward, inside);
+      const auto cursor = [&](bool back) {
+        const bool first = back != group.backward;  // of the rows as they were read
+        Position at = At(*related.level, group.first + (first ? 0 : stretch.shown - 1), back);
+        std::vector<std::optional<std::string>> parent;
+        for (int position : ours)
+          parent.emplace_back(level.rows->Get(row, level.first_column + level.columns.at[position]));
+        at.values.insert(at.values.begin(), parent.begin(), parent.end());
+        return SealCursor(bind(), at);
+      };
+      if (stretch.ahead && group.next_cursor.empty()) {
+        CO_ASSIGN_OR_RETURN(group.next_cursor, cursor(false));
+      }
+      if (stretch.behind && group.prev_cursor.empty()) {
+        CO_ASSIGN_OR_RETURN(group.prev_cursor, cursor(true));
+      }
+    }
+    const absl::Status below = co_await FetchRelated(runner, model, context, *related.level, options);
     if (!below.ok()) co_return below;
     level.related.push_back(std::move(related));
   }
@@ -149,29 +224,25 @@ awaitable<absl::StatusOr<PageOfRows>> FetchPage(Runner& runner, const catalog::M
   if (!rows.ok()) co_return ReadFailure(rows.status());
   out.level->rows = *std::move(rows);
   const Rows& found = *out.level->rows;
-  const bool more = found.rows() > query.limit;
-  const int n = more ? query.limit : found.rows();
   const bool backward = position.has_value() && position->backward;
+  const Stretch stretch = StretchOf(found.rows(), query.limit, backward, position.has_value() || query.offset > 0);
+  const int n = stretch.shown;
   for (int i = 0; i < n; ++i) out.shown.push_back(backward ? n - 1 - i : i);
 
   out.page.set_limit(query.limit);
-  const auto cursor = [&](int row, bool back) {
-    Position at{.backward = back};
-    for (const SortKey& key : query.sort) {
-      const int column = out.level->columns.at[key.field];
-      at.values.push_back(found.IsNull(row, column) ? std::nullopt
-                                                    : std::optional<std::string>(found.Get(row, column)));
+  out.page.set_has_more(stretch.ahead);
+  if (n > 0 && !query.sort.empty()) {
+    if (stretch.ahead) {
+      CO_ASSIGN_OR_RETURN(*out.page.mutable_next_cursor(),
+                          SealCursor(binding, At(*out.level, out.shown.back(), false)));
     }
-    return SealCursor(binding, at);
-  };
-  // Walking back we came from behind, so there is more ahead.
-  const bool ahead = backward ? n > 0 : more,
-             behind = backward ? more : (position.has_value() || query.offset > 0) && n > 0;
-  out.page.set_has_more(ahead);
-  if (ahead && n > 0 && !query.sort.empty()) out.page.set_next_cursor(cursor(out.shown.back(), false));
-  if (behind && n > 0 && !query.sort.empty()) out.page.set_prev_cursor(cursor(out.shown.front(), true));
+    if (stretch.behind) {
+      CO_ASSIGN_OR_RETURN(*out.page.mutable_prev_cursor(),
+                          SealCursor(binding, At(*out.level, out.shown.front(), true)));
+    }
+  }
 
-  const absl::Status related = co_await FetchRelated(runner, model, context, *out.level);
+  const absl::Status related = co_await FetchRelated(runner, model, context, *out.level, options);
   if (!related.ok()) co_return related;
 
   if (query.count == Count::kExact) {
@@ -191,19 +262,21 @@ awaitable<absl::StatusOr<PageOfRows>> FetchPage(Runner& runner, const catalog::M
   co_return out;
 }
 
-void RenderPage(const common::v1::Page& page, bool counted, std::string& out) {
-  StrAppend(&out, "{\"limit\":", page.limit(), ",\"has_more\":", page.has_more() ? "true" : "false",
-            ",\"next_cursor\":");
-  const auto cursor = [&](bool present, const std::string& text) {
-    if (present) {
-      StrAppend(&out, "\"", text, "\"");
-    } else {
-      out += "null";
-    }
+namespace {
+// Without the closing brace. Empty cursors are none.
+void AppendPlace(int limit, bool more, std::string_view next, std::string_view prev, std::string& out) {
+  StrAppend(&out, "{\"limit\":", limit, ",\"has_more\":", more ? "true" : "false");
+  const auto cursor = [&](std::string_view name, std::string_view text) {
+    const std::string_view quote = text.empty() ? "" : "\"";
+    StrAppend(&out, ",\"", name, "\":", quote, text.empty() ? "null" : text, quote);
   };
-  cursor(page.has_next_cursor(), page.next_cursor());
-  out += ",\"prev_cursor\":";
-  cursor(page.has_prev_cursor(), page.prev_cursor());
+  cursor("next_cursor", next);
+  cursor("prev_cursor", prev);
+}
+}  // namespace
+
+void RenderPage(const common::v1::Page& page, bool counted, std::string& out) {
+  AppendPlace(page.limit(), page.has_more(), page.next_cursor(), page.prev_cursor(), out);
   if (counted) StrAppend(&out, ",\"total\":", page.total(), ",\"total_kind\":\"", page.total_kind(), "\"");
   out += '}';
 }
@@ -233,24 +306,26 @@ void RenderRow(const Level& level, int row, std::string& out) {
     if (!first) out += ',';
     first = false;
     StrAppend(&out, "\"", expansion.name, "\":");
-    const int group = related.group[static_cast<size_t>(row)];
-    const auto [start, count] = group < 0 ? std::pair<int, int>(0, 0) : related.groups[static_cast<size_t>(group)];
+    static const Group kNobody;
+    const int number = related.group[static_cast<size_t>(row)];
+    const Group& group = number < 0 ? kNobody : related.groups[static_cast<size_t>(number)];
     if (expansion.relation->kind == Relation::Kind::kToOne) {
-      if (count == 0) {
+      if (group.rows == 0) {
         out += "null";
       } else {
-        RenderRow(*related.level, start, out);
+        RenderRow(*related.level, group.first, out);
       }
       continue;
     }
-    const int limit = expansion.query->limit;
+    const int limit = expansion.query->limit, shown = std::min(group.rows, limit);
     out += "{\"data\":[";
-    for (int i = 0; i < std::min(count, limit); ++i) {
+    for (int i = 0; i < shown; ++i) {
       if (i > 0) out += ',';
-      RenderRow(*related.level, start + i, out);
+      RenderRow(*related.level, group.first + (group.backward ? shown - 1 - i : i), out);
     }
-    StrAppend(&out, "],\"page\":{\"limit\":", limit, ",\"has_more\":", count > limit ? "true" : "false",
-              ",\"next_cursor\":null,\"prev_cursor\":null}}");
+    out += "],\"page\":";
+    AppendPlace(limit, group.backward ? shown > 0 : group.rows > limit, group.next_cursor, group.prev_cursor, out);
+    out += "}}";
   }
   out += '}';
 }

@@ -29,10 +29,16 @@ struct ReadOptions {
 
 // The rows of one level and of all below it.
 struct Level;
+// One parent's list.
+struct Group {
+  int first = 0, rows = 0;  // in the related level; one more row than the limit says that there is more
+  bool backward = false;    // read from its end, so they stand the other way round
+  std::string next_cursor, prev_cursor;
+};
 struct Related {
   std::unique_ptr<Level> level;
-  std::vector<int> group;                   // by row of the parent level: which group, -1: none
-  std::vector<std::pair<int, int>> groups;  // first row and number of rows in `level`
+  std::vector<int> group;  // by row of the parent level: which group, -1: none
+  std::vector<Group> groups;
 };
 struct Level {
   const ListQuery* query = nullptr;
@@ -56,7 +62,7 @@ boost::asio::awaitable<absl::StatusOr<PageOfRows>> FetchPage(Runner& runner, con
                                                              ReadOptions options);
 // The relations of the rows in `level`.
 boost::asio::awaitable<absl::Status> FetchRelated(Runner& runner, const catalog::Model& model,
-                                                  const CallContext& context, Level& level);
+                                                  const CallContext& context, Level& level, ReadOptions options);
 
 // A figure of PostgreSQL's plan for a statement that is not run: "Plan Rows", "Total Cost".
 boost::asio::awaitable<absl::StatusOr<double>> Explain(Runner& runner, std::string sql, postgres::Params params,

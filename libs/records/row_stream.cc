@@ -62,7 +62,7 @@ class RowStream final : public http::BodySource {
     level_.rows = WrapResult(std::move(result));
     level_.related.clear();
     if (!query_->expansions.empty() && rows > 0) {
-      const absl::Status related = co_await FetchRelated(*runner_, *cache_->model, context_, level_);
+      const absl::Status related = co_await FetchRelated(*runner_, *cache_->model, context_, level_, options_.reading);
       if (!related.ok()) co_return related;
     }
     const size_t before = piece_.size();

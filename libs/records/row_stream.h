@@ -31,6 +31,7 @@ struct RowStreamOptions {
   RowFormat format = RowFormat::kLines;
   bool escape_formulas = false;
   absl::Duration life = absl::Minutes(5);  // then the connection is needed by others
+  ReadOptions reading;                     // for the cursors of related lists
 };
 
 // All rows of `query` and what it expands. The first ones are fetched here, so that what is wrong is still an answer of

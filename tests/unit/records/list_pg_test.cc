@@ -2,7 +2,9 @@
 // Lists: filters against SQL written by hand, pages against the unpaged order, relations by a constant number of
 // statements.
 #include <algorithm>
+#include <cstdlib>
 #include <pqxx/pqxx>
+#include <random>
 #include <set>
 
 #include "absl/strings/str_join.h"
@@ -13,6 +15,8 @@
 #include "libs/http/list_query.h"
 #include "libs/records/cost.h"
 #include "libs/records/list.h"
+#include "libs/records/plan.h"
+#include "libs/records/runner.h"
 #include "mainstay/jobs/v1/jobs.pb.h"
 #include "tests/unit/records/world.h"
 
@@ -330,6 +334,217 @@ TEST_CASE("walking all pages gives each row once, in the unpaged order, forwards
       }
     }
   }
+}
+
+// The same for any sort, by steps to either side.
+TEST_CASE("random walks over the pages of random sorts meet the unpaged order") {
+  World world(kThings, kCatalog);
+  const char* const fields[] = {"id", "rank", "score", "price", "label", "at", "mood", "flag", "day", "code"};
+  const unsigned seed = std::random_device{}();
+  std::mt19937 random(seed);
+  const auto pick = [&](int n) { return static_cast<int>(random() % static_cast<unsigned>(n)); };
+  const int walks = std::getenv("MAINSTAY_TEST_LONG") != nullptr ? 3000 : 60;
+  for (int walk = 0; walk < walks; ++walk) {
+    std::vector<std::string> names(std::begin(fields), std::end(fields));
+    std::shuffle(names.begin(), names.end(), random);
+    names.resize(static_cast<size_t>(1 + pick(4)));
+    std::string sort, order;
+    bool down = false;
+    for (const std::string& name : names) {
+      down = pick(2) == 0;
+      const int nulls = pick(3);
+      absl::StrAppend(&sort, sort.empty() ? "" : ",", down ? "-" : "", name,
+                      nulls == 1 ? ":nulls_first" : (nulls == 2 ? ":nulls_last" : ""));
+      absl::StrAppend(&order, order.empty() ? "" : ", ", name, down ? " DESC" : "",
+                      nulls == 1 ? " NULLS FIRST" : (nulls == 2 ? " NULLS LAST" : ""));
+    }
+    if (std::ranges::find(names, "id") == names.end()) absl::StrAppend(&order, down ? ", id DESC" : ", id");
+    const bool filtered = pick(3) == 0;
+    const std::string filter = filtered ? "&filter[mood][in]=sad,happy" : "";
+    const Lines expected = Column(world, StrCat("SELECT id FROM t.things WHERE tenant = 'acme'",
+                                                filtered ? " AND mood IN ('sad', 'happy')" : "", " ORDER BY ", order));
+    INFO("seed " << seed << ": " << sort << filter);
+    size_t at = 0, shown = 0;  // where the last page began, and how much it showed
+    std::string next, prev;
+    for (int step = 0; step < 12; ++step) {
+      const int limit = 1 + pick(step == 0 ? 60 : 30);
+      const bool back = !prev.empty() && (next.empty() || pick(3) == 0);
+      if (step > 0 && next.empty() && prev.empty()) break;
+      Answer page = world.Get(kAcme, StrCat("/v1/things?fields=id&sort=", sort, filter, "&limit=", limit,
+                                            step == 0 ? "" : "&cursor=", step == 0 ? "" : (back ? prev : next)));
+      REQUIRE(page.status() == 200);
+      const auto size = static_cast<size_t>(limit);
+      const size_t begin = step == 0 ? 0 : (back ? at - std::min(at, size) : at + shown);
+      const size_t end = std::min(expected.size(), back ? at : begin + size);
+      REQUIRE(Ids(page) == Lines(expected.begin() + static_cast<std::ptrdiff_t>(begin),
+                                 expected.begin() + static_cast<std::ptrdiff_t>(end)));
+      at = begin, shown = end - begin;
+      const JsonValue& place = *page.json().Find("page");
+      REQUIRE(place.Find("has_more")->boolean() == (end < expected.size()));
+      const auto cursor = [&](const char* name) {
+        return place.Find(name)->is_string() ? std::string(place.Find(name)->text()) : std::string();
+      };
+      next = cursor("next_cursor"), prev = cursor("prev_cursor");
+      REQUIRE(next.empty() == (end == expected.size()));
+      REQUIRE(prev.empty() == (begin == 0));
+    }
+  }
+}
+
+TEST_CASE("a related list is walked like any other, one parent's at a time") {
+  World world(kThings, kCatalog);
+  const auto cursor = [](const JsonValue& list, const char* name) {
+    const JsonValue* found = list.Find("page")->Find(name);
+    return found->is_string() ? std::string(found->text()) : std::string();
+  };
+  const auto ids = [](const JsonValue& list) {
+    Lines out;
+    for (const JsonValue& row : list.Find("data")->items()) out.emplace_back(row.Find("id")->text());
+    return out;
+  };
+  const auto expected = [&](int owner) {
+    return Column(world, StrCat("SELECT id FROM t.things WHERE tenant = 'acme' AND owner_id = ", owner,
+                                " AND flag ORDER BY rank DESC NULLS LAST, label, id"));
+  };
+  const std::string options =
+      "[limit]=4&expand[X][sort]=-rank:nulls_last,label&expand[X][filter][flag]=true&expand[X][fields]=id";
+  const auto ask = [&](const std::string& path, const std::string& relation, const std::string& at) {
+    std::string query = StrCat("expand=", relation, "&expand[X]", options);
+    if (!at.empty()) StrAppend(&query, "&expand[X][cursor]=", at);
+    return world.Get(kAcme, StrCat("/v1/", path, path.find('?') == std::string::npos ? "?" : "&",
+                                   absl::StrReplaceAll(query, {{"[X]", StrCat("[", relation, "]")}})));
+  };
+  const Lines all = expected(1), others = expected(2);
+  REQUIRE(all.size() > 12);
+  Lines forward;
+  std::vector<std::pair<Lines, std::string>> pages;  // with the cursor that led there
+  std::string at;
+  do {
+    world.TakeStatements();
+    Answer answer = ask("owners/1", "things", at);
+    REQUIRE(answer.status() == 200);
+    CHECK(world.TakeStatements().size() == 2);
+    const JsonValue& list = *answer.json().Find("things");
+    const Lines page = ids(list);
+    forward.insert(forward.end(), page.begin(), page.end());
+    CHECK(cursor(list, "prev_cursor").empty() == pages.empty());
+    CHECK(list.Find("page")->Find("has_more")->boolean() == !cursor(list, "next_cursor").empty());
+    pages.emplace_back(page, at);
+    at = cursor(list, "next_cursor");
+  } while (!at.empty() && pages.size() < 20);
+  CHECK(forward == all);
+  // And back.
+  Answer last = ask("owners/1", "things", pages.back().second);
+  for (size_t i = pages.size() - 1; i-- > 0;) {
+    last = ask("owners/1", "things", cursor(*last.json().Find("things"), "prev_cursor"));
+    CHECK(ids(*last.json().Find("things")) == pages[i].first);
+    CHECK(last.json().Find("things")->Find("page")->Find("has_more")->boolean());
+  }
+  // Beside other parents, whose lists begin at their beginning; also below a relation.
+  world.TakeStatements();
+  Answer both = ask("owners?sort=id", "things", pages[1].second);
+  CHECK(world.TakeStatements().size() == 2);
+  CHECK(ids(*both.json().Find("data")->items()[0].Find("things")) == pages[1].first);
+  CHECK(ids(*both.json().Find("data")->items()[1].Find("things")) == Lines(others.begin(), others.begin() + 4));
+  CHECK(ids(*ask("owners/2", "things", pages[1].second).json().Find("things")) ==
+        Lines(others.begin(), others.begin() + 4));
+  Answer below = ask("things?filter[owner_id]=1&limit=2", "owner.things", "");
+  const JsonValue& first = *below.json().Find("data")->items()[0].Find("owner")->Find("things");
+  CHECK(ids(first) == pages[0].first);
+  below = ask("things?filter[owner_id]=1&limit=2", "owner.things", cursor(first, "next_cursor"));
+  CHECK(ids(*below.json().Find("data")->items()[1].Find("owner")->Find("things")) == pages[1].first);
+  // It belongs to its list and its caller.
+  const std::string& second = pages[1].second;
+  CHECK(world.Get(kAcme, "/v1/owners/1?expand=things&expand[things][cursor]=" + second).problem() == "cursor-mismatch");
+  CHECK(world.Get(kAcme, "/v1/things?cursor=" + second).problem() == "cursor-mismatch");
+  CHECK(world.Get(kAcme, "/v1/owners/1?expand=things&expand[things][cursor]=AAAA").problem() == "cursor-invalid");
+  CHECK(world.Get(kAcme, "/v1/things?expand=owner&expand[owner][cursor]=" + second).problem() == "invalid-parameter");
+}
+
+TEST_CASE("a page deep in a list reads no more rows than the first, also where the sort key may be null") {
+  World world(kThings, kCatalog);
+  world.Sql(
+      "INSERT INTO t.things (tenant, owner_id, rank) SELECT 'acme', 1, CASE WHEN i > 15000 THEN NULL ELSE i END "
+      "FROM generate_series(1000, 20000) i; CREATE INDEX ON t.things (tenant, rank, id); ANALYZE t.things");
+  const catalog::Resource& things = *world.model().FindResource("things");
+  const CallContext context = Context(kAcme);
+  Resolver resolver(world.model(), context);
+  const auto read = [&](const std::string& query, const Position& position) {
+    const auto resolved = resolver.Resolve(things, http::ParseListQuery(query).value()).value();
+    SqlBuilder sql(context);
+    BuildPage(sql, *resolved, ColumnsOf(*resolved, true), &position, true);
+    int64_t read = 0;
+    const absl::Status status =
+        world.pool().Transaction(absl::Now() + absl::Seconds(10), [&](pqxx::transaction_base& tx) -> absl::Status {
+          const auto explained = RunBlocking(
+              OnTransaction(tx)->RunAnew(StrCat("EXPLAIN (ANALYZE, TIMING OFF, FORMAT TEXT) ", sql.text), sql.params));
+          if (!explained.ok()) return explained.status();
+          for (int row = 0; row < (*explained)->rows(); ++row) {
+            const std::string line((*explained)->Get(row, 0));
+            INFO(line);
+            CHECK(line.find("Rows Removed by Filter") == std::string::npos);
+            CHECK(line.find("Seq Scan") == std::string::npos);
+            const size_t at = line.find("(actual rows=");
+            if (line.find("Index Scan") != std::string::npos && at != std::string::npos)
+              read += std::stoll(line.substr(at + 13));
+          }
+          return absl::OkStatus();
+        });
+    REQUIRE_THAT(status, testing::IsOk());
+    CHECK(read >= 51);
+    return read;
+  };
+  const std::string id = world.Value("SELECT id FROM t.things WHERE tenant = 'acme' AND rank = 14990");
+  const std::string last = world.Value("SELECT id FROM t.things WHERE tenant = 'acme' AND rank = 15000");
+  const std::string nothing = world.Value("SELECT max(id) - 100 FROM t.things WHERE tenant = 'acme' AND rank IS NULL");
+  for (const bool backward : {false, true}) {
+    for (const char* sort : {"rank", "-rank"}) {
+      INFO(sort << (backward ? " backward" : ""));
+      const std::string query = StrCat("limit=50&sort=", sort);
+      CHECK(read(query, {.backward = backward, .values = {"14990", id}}) <= 2 * 51);
+      CHECK(read(query, {.backward = backward, .values = {"15000", last}}) <= 2 * 51);
+      CHECK(read(query, {.backward = backward, .values = {std::nullopt, nothing}}) <= 2 * 51);
+    }
+  }
+}
+
+TEST_CASE("cursors hold long texts of many bytes, and what none can hold is refused") {
+  World world(R"sql(
+CREATE SCHEMA t;
+CREATE TABLE t.words (id int PRIMARY KEY, a varchar(256), b varchar(256), c varchar(256), n numeric);
+INSERT INTO t.words SELECT i, repeat('漢', 255) || i % 2, repeat('字', 255) || i % 3, repeat('語', 255) || i % 5, NULL FROM generate_series(1, 30) i;
+CREATE INDEX ON t.words (n);
+)sql",
+              R"(
+resources:
+  words:
+    table: t.words
+    shared: read
+    fields:
+      a: {sortable: true}
+      b: {sortable: true}
+      c: {sortable: true}
+      n: {sortable: true}
+roles: {}
+)");
+  const Lines expected = Column(world, "SELECT id FROM t.words ORDER BY a, b DESC, c, id");
+  Lines got;
+  std::string at;
+  do {
+    Answer page = world.Get(kAcme, StrCat("/v1/words?sort=a,-b,c&fields=id&limit=7", at.empty() ? "" : "&cursor=", at));
+    REQUIRE(page.status() == 200);
+    const Lines ids = Ids(page);
+    got.insert(got.end(), ids.begin(), ids.end());
+    const JsonValue* next = page.json().Find("page")->Find("next_cursor");
+    at = next->is_string() ? std::string(next->text()) : std::string();
+    CHECK((at.empty() || at.size() > 2048));
+  } while (!at.empty() && got.size() < 100);
+  CHECK(got == expected);
+  world.Sql("UPDATE t.words SET n = ('1' || repeat('0', 5000))::numeric");
+  Answer refused = world.Get(kAcme, "/v1/words?sort=n&limit=7");
+  CHECK(refused.problem() == "invalid-parameter");
+  CHECK(refused.errors() == Lines{"sort too_long"});
+  CHECK(world.Get(kAcme, "/v1/words?sort=n&limit=50").status() == 200);
 }
 
 TEST_CASE("a cursor belongs to its query, its caller and its key") {
