@@ -55,7 +55,7 @@ int Builder::FindPosition(const Resource& resource, const std::string& name) {
 int Builder::Position(const std::string& path, const Resource& resource, const std::string& name) {
   int position = FindPosition(resource, name);
   if (position < 0)
-    Fail(path, StrCat("the table ", TableText(resource), " has no column \"", name, "\"",
+    Fail(path, StrCat(resource.query.empty() ? "the table " : "", TableText(resource), " has no column \"", name, "\"",
                       Hint(name, FieldNames(resource, true))));
   return position;
 }
@@ -65,6 +65,7 @@ void Builder::BuildResource(const ResourceDeclaration& declaration, Resource& re
   resource.name = declaration.name;
   resource.schema = declaration.schema_name;
   resource.table = declaration.table_name;
+  resource.query = declaration.query;
   resource.description = declaration.description;
   resource.default_limit = declaration.default_limit;
   resource.max_limit = declaration.max_limit;
@@ -79,6 +80,12 @@ void Builder::BuildResource(const ResourceDeclaration& declaration, Resource& re
     return;
   }
   const Table* table = database_.Find(declaration.schema_name, declaration.table_name);
+  if (table == nullptr && !declaration.query.empty()) {
+    const auto reason = database_.broken_queries.find(declaration.name);
+    Fail(path + ".query",
+         StrCat("PostgreSQL refuses it: ", reason == database_.broken_queries.end() ? "no answer" : reason->second));
+    return;
+  }
   if (table == nullptr) {
     std::vector<std::string> names;
     for (const auto& [schema, name] : database_.names) names.push_back(StrCat(schema, ".", name));
@@ -94,8 +101,10 @@ void Builder::BuildResource(const ResourceDeclaration& declaration, Resource& re
   resource.read_only =
       declaration.read_only.value_or(resource.view || table->kind == 'f') || declaration.shared == "read";
   if (!resource.read_only && !table->writable)
-    Fail(path + ".read_only",
-         StrCat(TableText(resource), " is a view that PostgreSQL cannot write through; it can only be read_only"));
+    Fail(
+        path + ".read_only",
+        StrCat(TableText(resource), resource.query.empty() ? " is a view that PostgreSQL cannot write through; it" : "",
+               " can only be read_only"));
   if (resource.description.empty()) resource.description = table->comment;
   BuildFields(declaration, *table, resource);
   BuildKey(declaration, *table, resource);
@@ -240,8 +249,12 @@ void Builder::BuildKey(const ResourceDeclaration& declaration, const Table& tabl
   } else if (!table.primary_key.empty()) {
     for (const std::string& column : table.primary_key) resource.key.push_back(FindPosition(resource, column));
   } else {
-    Fail(path + ".table", StrCat(TableText(resource), resource.view ? " is a view" : " has no primary key",
-                                 "; name the columns that identify a row: `key: [COLUMN, …]`"));
+    Fail(path + (resource.query.empty() ? ".table" : ".query"),
+         StrCat(TableText(resource),
+                !resource.query.empty() ? " has no key"
+                : resource.view         ? " is a view"
+                                        : " has no primary key",
+                "; name the columns that identify a row: `key: [COLUMN, …]`"));
     return;
   }
   bool chosen = true;

@@ -46,7 +46,9 @@ class Builder {
   // By public name first, then by column.
   static int FindPosition(const Resource& resource, const std::string& name);
   int Position(const std::string& path, const Resource& resource, const std::string& name);
-  static std::string TableText(const Resource& resource) { return StrCat(resource.schema, ".", resource.table); }
+  static std::string TableText(const Resource& resource) {
+    return resource.query.empty() ? StrCat(resource.schema, ".", resource.table) : "its query";
+  }
 
   void BuildResource(const ResourceDeclaration& declaration, Resource& resource);
 

@@ -54,7 +54,8 @@ struct PermissionDeclaration {
 struct ResourceDeclaration {
   std::string name;
   std::string table;
-  std::string schema_name, table_name;  // of `table`, when it could be parsed
+  std::string schema_name, table_name;  // of `table`, when it could be parsed; of a query "" and the resource's name
+  std::string query;                    // in place of a table
   std::string description;
   std::vector<std::string> key;
   std::string tenant, shared;  // shared: "", "read", "write"

@@ -51,7 +51,9 @@ ORDER BY a.attrelid, a.attnum)sql";
 // The types of the columns, and those they are made of: element types of arrays, base types of domains.
 constexpr char kTypes[] = R"sql(
 WITH RECURSIVE used(oid) AS (
-  SELECT DISTINCT atttypid FROM pg_attribute WHERE attrelid = ANY($1::oid[]) AND attnum > 0 AND NOT attisdropped
+  SELECT atttypid FROM pg_attribute WHERE attrelid = ANY($1::oid[]) AND attnum > 0 AND NOT attisdropped
+  UNION
+  SELECT u FROM unnest($2::oid[]) u
   UNION
   SELECT x.oid FROM used JOIN pg_type t ON t.oid = used.oid
   CROSS JOIN LATERAL (VALUES (CASE WHEN t.typcategory = 'A' THEN t.typelem END), (t.typbasetype)) AS x(oid) WHERE x.oid <> 0
@@ -80,6 +82,13 @@ FROM pg_constraint c LEFT JOIN pg_constraint parent ON parent.oid = c.conparenti
 LEFT JOIN pg_class fc ON fc.oid = c.confrelid LEFT JOIN pg_namespace fn ON fn.oid = fc.relnamespace
 WHERE c.conrelid = ANY($1::oid[]) AND (parent.oid IS NULL OR parent.conrelid <> c.conrelid)
 ORDER BY c.conrelid, c.conname)sql";
+
+// What the view mainstay_query reads.
+constexpr char kViewed[] = R"sql(
+SELECT DISTINCT format('"%s"."%s"', replace(n.nspname, '"', '""'), replace(c.relname, '"', '""'))
+FROM pg_rewrite r JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> r.ev_class
+JOIN pg_class c ON c.oid = d.refobjid AND c.relkind IN ('r', 'p', 'v', 'm', 'f') JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE r.ev_class = 'pg_temp.mainstay_query'::regclass)sql";
 
 constexpr char kSequences[] = R"sql(
 SELECT DISTINCT d.adrelid, format('%I.%I', n.nspname, s.relname)
@@ -187,6 +196,10 @@ std::string OidArray(const std::vector<uint32_t>& oids) {
   return out + "}";
 }
 
+std::string FirstLine(std::string_view text) {
+  return std::string(text.substr(0, text.find('\n')));
+}
+
 std::string TextOrEmpty(const pqxx::field& field) {
   return field.is_null() ? std::string() : std::string(field.c_str(), field.size());
 }
@@ -204,8 +217,44 @@ void SplitNames(const std::vector<std::string>& tables, std::string* schemas, st
   *names = std::move(name_array).Finish();
 }
 
-Database Load(pqxx::transaction_base& tx, const pqxx::result& classes) {
+// What a query gives: names and type oids of its columns.
+using QueryColumns = std::vector<std::pair<std::string, uint32_t>>;
+
+// Parsed and planned, not run. As a single statement of the extended protocol, so that a text of several is refused;
+// inside a FROM, where nothing may write.
+absl::StatusOr<QueryColumns> Describe(pqxx::transaction_base& tx, const std::string& query) {
+  tx.exec("SAVEPOINT describe");
+  absl::StatusOr<QueryColumns> out;
+  try {
+    tx.exec_params("DECLARE describe NO SCROLL CURSOR FOR " + query);  // one whole SELECT by itself
+    const pqxx::result none = tx.exec_params(StrCat("SELECT * FROM (\n", query, "\n) q LIMIT 0"));
+    QueryColumns columns;
+    for (pqxx::row_size_type i = 0; i < none.columns(); ++i)
+      columns.emplace_back(none.column_name(i), static_cast<uint32_t>(none.column_type(i)));
+    out = std::move(columns);
+  } catch (const pqxx::broken_connection&) {
+    throw;
+  } catch (const pqxx::sql_error& error) {
+    out = absl::InvalidArgumentError(FirstLine(error.what()));
+  }
+  tx.exec("ROLLBACK TO describe");
+  return out;
+}
+
+Database Load(pqxx::transaction_base& tx, const pqxx::result& classes,
+              const std::map<std::string, std::string>& queries = {}) {
   Database database;
+  std::map<std::string, QueryColumns> described;
+  std::vector<uint32_t> query_types;
+  for (const auto& [name, query] : queries) {
+    auto columns = Describe(tx, query);
+    if (!columns.ok()) {
+      database.broken_queries[name] = std::string(columns.status().message());
+      continue;
+    }
+    for (const auto& [column, type] : *columns) query_types.push_back(type);
+    described[name] = *std::move(columns);
+  }
   std::vector<uint32_t> oids;
   std::unordered_map<uint32_t, Table*> by_oid;
   for (const pqxx::row& row : classes) {
@@ -228,7 +277,7 @@ Database Load(pqxx::transaction_base& tx, const pqxx::result& classes) {
 
   std::unordered_map<uint32_t, Type> types;
   std::vector<uint32_t> enums;
-  for (const pqxx::row& row : tx.exec_params(kTypes, list)) {
+  for (const pqxx::row& row : tx.exec_params(kTypes, list, OidArray(query_types))) {
     Type type;
     type.schema = row[1].c_str();
     type.name = row[2].c_str();
@@ -259,6 +308,17 @@ Database Load(pqxx::transaction_base& tx, const pqxx::result& classes) {
     column.collation_version = TextOrEmpty(row[9]);
     column.comment = TextOrEmpty(row[10]);
     by_oid[row[0].as<uint32_t>()]->columns.push_back(std::move(column));
+  }
+
+  for (const auto& [name, columns] : described) {
+    Table table{.name = name, .kind = 'v', .writable = false};
+    for (const auto& [column_name, type] : columns) {
+      Column column{.name = column_name, .number = static_cast<int>(table.columns.size()) + 1};
+      bool not_null = false, has_default = false;
+      column.type = Resolve(types, type, -1, &not_null, &has_default);
+      table.columns.push_back(std::move(column));
+    }
+    database.tables[{"", name}] = std::move(table);
   }
 
   auto names_of = [](const Table& table, const std::string& numbers, bool* all) {
@@ -378,10 +438,11 @@ absl::StatusOr<std::pair<std::string, std::string>> ParseTableName(std::string_v
   return std::make_pair(parts[0], parts[1]);
 }
 
-absl::StatusOr<Database> Introspect(pqxx::transaction_base& tx, const std::vector<std::string>& tables) try {
+absl::StatusOr<Database> Introspect(pqxx::transaction_base& tx, const std::vector<std::string>& tables,
+                                    const std::map<std::string, std::string>& queries) try {
   std::string schemas, names;
   SplitNames(tables, &schemas, &names);
-  Database database = Load(tx, tx.exec_params(kClassesByName, schemas, names));
+  Database database = Load(tx, tx.exec_params(kClassesByName, schemas, names), queries);
   for (const pqxx::row& row : tx.exec(kNames)) database.names.emplace_back(row[0].c_str(), row[1].c_str());
   return database;
 } catch (...) {
@@ -398,10 +459,34 @@ absl::StatusOr<Database> IntrospectSchemas(pqxx::transaction_base& tx, const std
   return postgres::StatusFromCurrentException();
 }
 
-absl::StatusOr<std::string> SchemaFingerprint(pqxx::transaction_base& tx, const std::vector<std::string>& tables) try {
+absl::StatusOr<std::vector<std::string>> TablesOfQueries(pqxx::transaction_base& tx,
+                                                         const std::map<std::string, std::string>& queries) try {
+  std::set<std::string> tables;
+  if (queries.empty()) return std::vector<std::string>();
+  tx.exec("SAVEPOINT queries");
+  for (const auto& [name, query] : queries) {
+    if (!Describe(tx, query).ok()) continue;
+    tx.exec_params("CREATE TEMP VIEW mainstay_query AS " + query);
+    for (const pqxx::row& row : tx.exec(kViewed)) tables.insert(row[0].c_str());
+    tx.exec("ROLLBACK TO queries");
+  }
+  return std::vector<std::string>(tables.begin(), tables.end());
+} catch (...) {
+  return postgres::StatusFromCurrentException();
+}
+
+absl::StatusOr<std::string> SchemaFingerprint(pqxx::transaction_base& tx, const std::vector<std::string>& tables,
+                                              const std::map<std::string, std::string>& queries) try {
   std::string schemas, names;
   SplitNames(tables, &schemas, &names);
-  return std::string(tx.exec_params1(kFingerprint, schemas, names)[0].c_str());
+  std::string out = tx.exec_params1(kFingerprint, schemas, names)[0].c_str();
+  for (const auto& [name, query] : queries) {
+    const auto columns = Describe(tx, query);
+    StrAppend(&out, ";", name, " ", columns.ok() ? "" : columns.status().message());
+    if (!columns.ok()) continue;
+    for (const auto& [column, type] : *columns) StrAppend(&out, ",", column, " ", type);
+  }
+  return out;
 } catch (...) {
   return postgres::StatusFromCurrentException();
 }

@@ -80,7 +80,8 @@ struct Database {
   std::vector<std::pair<std::string, std::string>>
       names;                      // every table and view outside the system's schemas: for "did you mean"
   std::string default_collation;  // name and version of the database's own
-  std::vector<std::string> search_configurations;  // of full-text search, quoted: "pg_catalog"."english"
+  std::vector<std::string> search_configurations;     // of full-text search, quoted: "pg_catalog"."english"
+  std::map<std::string, std::string> broken_queries;  // by name: why PostgreSQL refuses them
   const Table* Find(std::string_view schema, std::string_view name) const;
 };
 
@@ -91,13 +92,20 @@ absl::StatusOr<std::pair<std::string, std::string>> ParseTableName(std::string_v
 std::string QuoteName(std::string_view identifier);
 std::string QuoteName(std::string_view schema, std::string_view name);
 
-// Tables that do not exist are simply absent from the result.
-absl::StatusOr<Database> Introspect(pqxx::transaction_base& tx, const std::vector<std::string>& tables);
+// Tables that do not exist are simply absent from the result. `queries`: SELECTs by name, which become views of that
+// name in the schema "" with the columns they give; with any, `tx` must be a transaction block.
+absl::StatusOr<Database> Introspect(pqxx::transaction_base& tx, const std::vector<std::string>& tables,
+                                    const std::map<std::string, std::string>& queries = {});
+// The tables and views that queries read, quoted; of those PostgreSQL accepts. `tx` is a transaction block that may
+// write; nothing of it stays.
+absl::StatusOr<std::vector<std::string>> TablesOfQueries(pqxx::transaction_base& tx,
+                                                         const std::map<std::string, std::string>& queries);
 // All tables and views of these schemas (empty: all but the system's and `mainstay`).
 absl::StatusOr<Database> IntrospectSchemas(pqxx::transaction_base& tx, const std::vector<std::string>& schemas);
 
-// Changes whenever something that Introspect reads may have changed for these tables; one statement.
-absl::StatusOr<std::string> SchemaFingerprint(pqxx::transaction_base& tx, const std::vector<std::string>& tables);
+// Changes whenever something that Introspect reads may have changed for these; one statement, and one for each query.
+absl::StatusOr<std::string> SchemaFingerprint(pqxx::transaction_base& tx, const std::vector<std::string>& tables,
+                                              const std::map<std::string, std::string>& queries = {});
 
 struct SystemResourceOptions {
   std::string name;                     // "jobs": of the resource, as the path /mainstay/v1/<name>

@@ -140,6 +140,7 @@ struct Resource {
   std::string schema;  // of the table
   std::string table;
   bool view = false;  // an SQL view: read-only unless it says otherwise
+  std::string query;  // SELECT in place of a table, which `schema` and `table` then do not name; a view otherwise
   std::vector<Field> fields;
   std::vector<int> key;                       // positions of the primary key's fields, in key order
   bool read_only = false;                     // no one writes, admin neither: views, `shared: read`, `read_only: true`

@@ -115,11 +115,18 @@ const std::map<std::string, std::set<std::string>>& Document::accepted_keys() co
 std::vector<std::string> Document::Tables() const {
   std::vector<std::string> tables;
   for (const auto& [name, resource] : declarations_->resources) {
-    if (!resource.table_name.empty()) tables.push_back(resource.table);
+    if (!resource.table_name.empty() && resource.query.empty()) tables.push_back(resource.table);
     for (const RelationDeclaration& relation : resource.relations)
       if (!relation.through.empty() && ParseTableName(relation.through).ok()) tables.push_back(relation.through);
   }
   return tables;
+}
+
+std::map<std::string, std::string> Document::Queries() const {
+  std::map<std::string, std::string> queries;
+  for (const auto& [name, resource] : declarations_->resources)
+    if (!resource.query.empty()) queries[name] = resource.query;
+  return queries;
 }
 
 absl::StatusOr<Document> ParseFiles(const std::vector<File>& files, const Variables& variables,

@@ -51,8 +51,9 @@ class Document {
   const Declarations& declarations() const { return *declarations_; }
   // SHA-256 (hex) of the names and contents of the files and the variables they use: the catalog's identity.
   const std::string& hash() const;
-  // The tables the resources name ("shop.orders"), to be introspected.
+  // The tables the resources name ("shop.orders"), and the queries in place of tables, by resource: to be introspected.
   std::vector<std::string> Tables() const;
+  std::map<std::string, std::string> Queries() const;
   // For tests of catalog.schema.json: the keys accepted in each kind of map that was met ("resource" → {"table", …}).
   const std::map<std::string, std::set<std::string>>& accepted_keys() const;
 

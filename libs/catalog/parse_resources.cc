@@ -12,6 +12,8 @@
 namespace mainstay::catalog {
 namespace {
 
+constexpr size_t kMaxQuery = 64 << 10;
+
 FieldDeclaration ReadField(Reader::Context& context, const Yaml::Member& member, const std::string& path) {
   Reader r(context, *member.value, path, "field");
   FieldDeclaration field;
@@ -189,8 +191,16 @@ ResourceDeclaration ReadResource(Reader::Context& context, const Yaml::Member& m
   if (!IsResourceName(member.key))
     r.Fail(member.at, path,
            "a resource's name is its path: plural, kebab-case, [a-z][a-z0-9-]*, at most 63 characters");
-  r.Required("table", &resource.table);
-  if (!resource.table.empty()) {
+  r.Text("table", &resource.table);
+  r.Text("query", &resource.query);
+  if (r.Has("table") == r.Has("query"))
+    r.Fail(r.node().at, path, "names what it reads by `table: SCHEMA.TABLE` or by `query: SELECT …`, one of the two");
+  if (r.Has("query") && resource.query.empty()) r.Fail("query", "is empty; write a SELECT");
+  if (!resource.query.empty()) {
+    resource.table_name = resource.name;
+    if (resource.query.size() > kMaxQuery)
+      r.Fail("query", StrCat("has ", resource.query.size(), " bytes, the limit is ", kMaxQuery));
+  } else if (!resource.table.empty()) {
     auto name = ParseTableName(resource.table);
     if (!name.ok()) {
       r.Fail("table", std::string(name.status().message()));

@@ -55,7 +55,7 @@ absl::StatusOr<Prepared> Prepare(pqxx::transaction_base& tx, const std::vector<F
                                  const Checks& checks) {
   Parsed parsed = ParseAll(files, variables, {});
   if (!parsed.readable) return MistakesToStatus(std::move(parsed.mistakes));
-  ASSIGN_OR_RETURN(Database database, Introspect(tx, parsed.document.Tables()));
+  ASSIGN_OR_RETURN(Database database, Introspect(tx, parsed.document.Tables(), parsed.document.Queries()));
   Built built = Build(parsed.document, database);
   for (const auto& [name, source] : built.model->sources) {
     if (!checks.scheme) break;
@@ -77,9 +77,11 @@ std::vector<std::string> Lines(const std::vector<Mistake>& warnings) {
 
 // Quoted table → "SELECT, INSERT". Reading is always needed; writing wherever the resource can be written at all,
 // because the role admin may do everything.
-std::map<std::string, std::string> NeededRights(const Model& model) {
+std::map<std::string, std::string> NeededRights(const Model& model, const std::vector<std::string>& queried) {
   std::map<std::string, std::string> rights;
+  for (const std::string& table : queried) rights[table] = "SELECT";
   for (const auto& [name, resource] : model.resources) {
+    if (!resource.query.empty()) continue;
     std::string& text = rights[QuoteName(resource.schema, resource.table)];
     if (!resource.read_only) {
       text = "SELECT, INSERT, UPDATE, DELETE";
@@ -99,8 +101,11 @@ absl::Status Grant(pqxx::transaction_base& tx, const Prepared& prepared,
                    const std::map<std::string, std::string>& previous) {
   PgArray schemas, sequences, tables, wanted;
   std::set<std::string> schema_names;
+  for (const auto& [table, unused] : rights) {
+    ASSIGN_OR_RETURN(const auto name, ParseTableName(table));
+    schema_names.insert(name.first);
+  }
   for (const auto& [name, table] : prepared.database.tables) {
-    schema_names.insert(table.schema);
     // Values are cast to the columns' types by name: the schema of a type must be usable too.
     for (const Column& column : table.columns) {
       if (column.type.name.empty() || column.type.name[0] != '"') continue;
@@ -255,7 +260,8 @@ absl::StatusOr<Published> Publish(pqxx::transaction_base& tx, const std::vector<
     return previous.status();
   }
 
-  const std::map<std::string, std::string> rights = NeededRights(*prepared.built.model);
+  ASSIGN_OR_RETURN(const std::vector<std::string> queried, TablesOfQueries(tx, prepared.document.Queries()));
+  const std::map<std::string, std::string> rights = NeededRights(*prepared.built.model, queried);
   RETURN_IF_ERROR(Grant(tx, prepared, rights, previous_rights));
   const std::string hash = prepared.document.hash(), by = std::string(TruncateUtf8(author, 200));
   tx.exec_params(sql::kStore, hash, FilesJson(declared.files), MapJson(declared.used), MapJson(rights), by);
@@ -324,7 +330,7 @@ absl::StatusOr<Built> LoadActive(pqxx::transaction_base& tx) {
   if (document.hash() != stored.hash)
     return absl::DataLossError(
         StrCat("the stored catalog ", stored.hash, " was changed: its content has the hash ", document.hash()));
-  ASSIGN_OR_RETURN(Database database, Introspect(tx, document.Tables()));
+  ASSIGN_OR_RETURN(Database database, Introspect(tx, document.Tables(), document.Queries()));
   return Build(document, database);
 }
 

@@ -36,11 +36,18 @@ std::string BrokenText(const Model& model) {
 std::vector<std::string> TablesOf(const Model& model) {
   std::vector<std::string> tables;
   for (const auto& [name, resource] : model.resources) {
-    if (!resource.table.empty()) tables.push_back(QuoteName(resource.schema, resource.table));
+    if (!resource.table.empty() && resource.query.empty()) tables.push_back(QuoteName(resource.schema, resource.table));
     for (const auto& [relation_name, relation] : resource.relations)
       if (!relation.through.empty()) tables.push_back(relation.through);
   }
   return tables;
+}
+
+std::map<std::string, std::string> QueriesOf(const Model& model) {
+  std::map<std::string, std::string> queries;
+  for (const auto& [name, resource] : model.resources)
+    if (!resource.query.empty()) queries[name] = resource.query;
+  return queries;
 }
 
 }  // namespace
@@ -96,13 +103,15 @@ struct Watcher::Impl {
     std::string active, seen;
     const absl::Time deadline = absl::Now() + absl::Seconds(30);
     const bool check_schema = force || absl::Now() >= next_schema;
-    absl::Status status = pool.Autocommit(deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
+    const std::map<std::string, std::string> queries = QueriesOf(now);
+    const auto look = [&](pqxx::transaction_base& tx) -> absl::Status {
       ASSIGN_OR_RETURN(active, ActiveHash(tx));
       if (check_schema && active == now.hash) {
-        ASSIGN_OR_RETURN(seen, SchemaFingerprint(tx, TablesOf(now)));
+        ASSIGN_OR_RETURN(seen, SchemaFingerprint(tx, TablesOf(now), queries));
       }
       return absl::OkStatus();
-    });
+    };
+    absl::Status status = queries.empty() ? pool.Autocommit(deadline, look) : pool.Snapshot(deadline, look);
     if (!status.ok()) return status;
     if (check_schema) next_schema = absl::Now() + options.schema_poll;
     if (active == now.hash) refused.clear();
@@ -114,7 +123,7 @@ struct Watcher::Impl {
     std::string built_on;
     status = pool.Snapshot(deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
       ASSIGN_OR_RETURN(built, LoadActive(tx));
-      ASSIGN_OR_RETURN(built_on, SchemaFingerprint(tx, TablesOf(*built.model)));
+      ASSIGN_OR_RETURN(built_on, SchemaFingerprint(tx, TablesOf(*built.model), QueriesOf(*built.model)));
       return absl::OkStatus();
     });
     if (!status.ok()) {

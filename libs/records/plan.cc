@@ -36,6 +36,7 @@ std::string Literal(std::string_view text) {
 }
 
 std::string TableOf(const Resource& resource) {
+  if (!resource.query.empty()) return StrCat("(\n", resource.query, "\n)");  // it may end with a comment
   return StrCat(Quote(resource.schema), ".", Quote(resource.table));
 }
 std::string Column(const std::string& alias, const Field& field) {

@@ -84,6 +84,58 @@ TEST_CASE("the services get what the catalog needs on the user's tables, and los
   CHECK_FALSE(May(url, "mainstay_worker", "SELECT", "shop.old"));
 }
 
+constexpr char kRevenue[] =
+    "  revenue: {query: 'SELECT o.tenant_id, c.country, count(*) AS orders FROM shop.orders o JOIN shop.customers c ON "
+    "c.id = o.customer_id GROUP BY 1, 2 -- by country', tenant: tenant_id, key: country}\n";
+
+TEST_CASE("a query in place of a table: the services may read what it reads, as long as it is published") {
+  const std::string url = ShopDatabase(true);
+  REQUIRE_THAT(Publish(url, OneFile(std::string(kOrders) + kRevenue), {}, "ada"), IsOk());
+  CHECK(May(url, "mainstay_gateway", "SELECT", "shop.customers"));
+  CHECK_FALSE(May(url, "mainstay_gateway", "UPDATE", "shop.customers"));
+  CHECK(May(url, "mainstay_gateway", "UPDATE", "shop.orders"));
+  CHECK(SqlValue(url, "SELECT count(*) FROM pg_class WHERE relname = 'mainstay_query'") == "0");
+  pqxx::connection connection(testing::Postgres::As(url, "mainstay_gateway"));
+  pqxx::work tx(connection);
+  absl::StatusOr<Built> built = LoadActive(tx);
+  REQUIRE_THAT(built, IsOk());
+  const Resource& revenue = *built->model->FindResource("revenue");
+  CHECK(revenue.problem.empty());
+  CHECK(revenue.read_only);
+  CHECK(revenue.view);
+  CHECK(revenue.FindField("orders")->type.family == TypeFamily::kInt64);
+  tx.abort();
+  REQUIRE_THAT(Publish(url, OneFile(kOrders), {}, "ada"), IsOk());
+  CHECK_FALSE(May(url, "mainstay_gateway", "SELECT", "shop.customers"));
+}
+
+TEST_CASE("a query that is not one SELECT is refused with PostgreSQL's reason, and nothing of it is run") {
+  const std::string url = ShopDatabase(true);
+  Sql(url, "CREATE TABLE shop.kept AS SELECT 1 AS id");
+  const auto reason = [&](const std::string& query) {
+    const absl::StatusOr<Checked> checked =
+        Check(url, OneFile("resources:\n  q:\n    shared: read\n    key: id\n    query: \"" + query + "\"\n"), {});
+    return checked.ok() ? std::string("fine") : std::string(checked.status().message());
+  };
+  CHECK(reason("SELECT id FROM shop.orders -- all") == "fine");
+  CHECK(reason("VALUES (1)") == "c.yaml:4:10: resources.q.key[0]: its query has no column \"id\"");
+  CHECK_THAT(reason("SELECT id FROM shop.nothing"),
+             Catch::Contains("c.yaml:5:12: resources.q.query: PostgreSQL refuses it: ") &&
+                 Catch::Contains("relation \"shop.nothing\" does not exist"));
+  for (const char* query :
+       {"SELECT 1 AS id; DELETE FROM shop.kept", "DELETE FROM shop.kept RETURNING id", "SELECT 1 AS id) q; --",
+        "WITH gone AS (DELETE FROM shop.kept RETURNING id) SELECT id FROM gone", "ANALYZE DELETE FROM shop.kept",
+        "SELECT id INTO shop.copy FROM shop.orders", "TABLE", ""}) {
+    INFO(query);
+    CHECK_THAT(reason(query), Catch::Contains("resources.q"));
+    CHECK_FALSE(Publish(url, OneFile("resources: {q: {shared: read, key: id, query: \"" + std::string(query) + "\"}}"),
+                        {}, "ada")
+                    .ok());
+  }
+  CHECK(SqlValue(url, "SELECT count(*) FROM shop.kept") == "1");
+  CHECK_THAT(reason("SELECT id FROM shop.orders\"\n    table: \"shop.orders"), Catch::Contains("one of the two"));
+}
+
 TEST_CASE("a column's type may live in another schema; row security is mentioned") {
   const std::string url = testing::NewMigratedDatabase();
   Sql(url,

@@ -147,6 +147,22 @@ TEST_CASE("changed tables are noticed without a new catalog, and one broken reso
   CHECK(service.seen.Await(4)->FindResource("orders")->problem.empty());
 }
 
+TEST_CASE("what a query gives is looked at again when its tables change") {
+  const std::string url = ShopDatabase(true);
+  REQUIRE_THAT(Publish(url, OneFile("resources: {q: {query: 'SELECT * FROM shop.orders', tenant: tenant_id, key: id}}"),
+                       {}, "ada"),
+               IsOk());
+  Service service(url);
+  REQUIRE_THAT(service.watcher.Start(), IsOk());
+  CHECK(service.seen.Await(1)->FindResource("q")->problem.empty());
+  Sql(url, "ALTER TABLE shop.orders ADD COLUMN shipped_at timestamptz");
+  CHECK(service.seen.Await(2)->FindResource("q")->FindField("shipped_at") != nullptr);
+  Sql(url, "ALTER TABLE shop.orders RENAME TO sales");
+  CHECK_THAT(service.seen.Await(3)->FindResource("q")->problem, Catch::Contains("\"shop.orders\" does not exist"));
+  Sql(url, "ALTER TABLE shop.sales RENAME TO orders");
+  CHECK(service.seen.Await(4)->FindResource("q")->problem.empty());
+}
+
 TEST_CASE("PostgreSQL away: the model stays, and catches up when it is back") {
   auto server = testing::Postgres::StartOwn();
   const std::string url = server->NewMigratedDatabase();

@@ -165,7 +165,7 @@ TEST_CASE("what is unknown, repeated or out of form is refused with its problem"
     INFO(query);
     CHECK(Type(query) == type);
   }
-  CHECK(Type("cursor=" + std::string(1025, 'a')) == "cursor-invalid");
+  CHECK(Type("cursor=" + std::string(4097, 'a')) == "cursor-invalid");
 }
 
 TEST_CASE("the size of a filter is bounded: leaves, depth, values, parameters") {

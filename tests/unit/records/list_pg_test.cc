@@ -508,6 +508,58 @@ TEST_CASE("a page deep in a list reads no more rows than the first, also where t
   }
 }
 
+TEST_CASE("a query in place of a table is listed, read and summed like one, within its tenant, and never written") {
+  const std::string catalog = std::string(kCatalog).insert(std::string(kCatalog).find("\n  things:"), R"(
+  moods:
+    query: |
+      SELECT tenant, coalesce(mood::text, 'none') AS mood, count(*) AS things, sum(price) AS price, max(owner_id) AS owner_id
+      FROM t.things GROUP BY 1, 2 -- a comment at its end
+    tenant: tenant
+    key: mood
+    fields:
+      things: {filterable: true, sortable: true}
+    relations:
+      owner: {to: owners, by: owner_id}
+    permissions:
+      reader: {actions: [read], where: 'filter[mood]=sad'}
+)");
+  World world(kThings, catalog);
+  const auto expected = [&](const std::string& rest) {
+    return Column(world, "SELECT coalesce(mood::text, 'none') FROM t.things WHERE tenant = 'acme' GROUP BY 1 " + rest);
+  };
+  const auto moods = [&](const Principal& who, const std::string& query) {
+    Lines out;
+    Answer answer = world.Get(who, "/v1/moods?" + query);
+    INFO(answer.response.body);
+    REQUIRE(answer.status() == 200);
+    for (const JsonValue& row : answer.json().Find("data")->items()) out.emplace_back(row.Find("mood")->text());
+    return out;
+  };
+  CHECK(moods(kAcme, "sort=-things,mood") == expected("ORDER BY count(*) DESC, 1"));
+  CHECK(moods(kAcme, "sort=things,-mood&filter[things][gt]=10") ==
+        expected("HAVING count(*) > 10 ORDER BY count(*), 1 DESC"));
+  CHECK(moods(Someone("acme", {"reader"}), "") == Lines{"sad"});
+  Answer first = world.Get(kAcme, "/v1/moods?limit=3&count=exact&expand=owner");
+  CHECK(first.json().Find("page")->Find("total")->text() == "4");
+  CHECK(first.json().Find("data")->items()[0].Find("owner")->Find("name") != nullptr);
+  CHECK(moods(kAcme, StrCat("limit=3&cursor=", first.json().Find("page")->Find("next_cursor")->text())).size() == 1);
+  CHECK(world.Get(kAcme, "/v1/moods/sad")["things"] ==
+        world.Value("SELECT count(*) FROM t.things WHERE tenant = 'acme' AND mood = 'sad'"));
+  CHECK(world.Get(Someone("acme", {"reader"}), "/v1/moods/ok").status() == 404);
+  CHECK(world.Get(Someone("nobody"), "/v1/moods").json().Find("data")->items().empty());
+  CHECK(world.Get(kAcme, "/v1/moods:aggregate?aggregate=sum(things)")
+            .json()
+            .Find("data")
+            ->items()[0]
+            .Find("sum")
+            ->Find("things")
+            ->text() == world.Value("SELECT count(*) FROM t.things WHERE tenant = 'acme'"));
+  CHECK(world.Get(kAcme, "/v1/moods?filter[nothing]=1").problem() == "unknown-field");
+  CHECK(world.Call(kAcme, "POST", "/v1/moods", R"({"mood":"x"})").status() == 405);
+  CHECK(world.Call(kAcme, "PATCH", "/v1/moods/sad", R"({"things":1})").status() == 405);
+  CHECK(world.Call(kAcme, "DELETE", "/v1/moods/sad").status() == 405);
+}
+
 TEST_CASE("cursors hold long texts of many bytes, and what none can hold is refused") {
   World world(R"sql(
 CREATE SCHEMA t;
