@@ -349,9 +349,11 @@ void Builder::Warnings(const ResourceDeclaration& declaration, const Resource& r
   const std::string path = StrCat("resources.", declaration.name);
   const Table* table = database_.Find(resource.schema, resource.table);
   if (declaration.permissions.empty()) Warn(path, "no role has a permission: only admin can use this resource");
-  if (table->row_security)
-    Warn(path, StrCat("row security is on for ", TableText(resource),
-                      ": the service roles see only what its policies let them see"));
+  if (table->row_security && !resource.row_security)
+    Warn(path,
+         StrCat("row security is on for ", TableText(resource),
+                ": the service roles see only what its policies let them see; `row_security: true` tells these who "
+                "asks"));
   if (resource.tenant >= 0) {
     const Field& tenant = resource.fields[resource.tenant];
     if (tenant.nullable && !resource.view)

@@ -106,6 +106,14 @@ void Builder::BuildResource(const ResourceDeclaration& declaration, Resource& re
         StrCat(TableText(resource), resource.query.empty() ? " is a view that PostgreSQL cannot write through; it" : "",
                " can only be read_only"));
   if (resource.description.empty()) resource.description = table->comment;
+  resource.row_security = declaration.row_security;
+  model_->row_security |= resource.row_security;
+  if (resource.row_security && !table->row_security && !resource.view)
+    Fail(path + ".row_security", StrCat("row security is not on for ", TableText(resource),
+                                        "; ALTER TABLE … ENABLE ROW LEVEL SECURITY, and give it policies"));
+  if (resource.row_security && resource.keeps_images())
+    Fail(path + ".row_security",
+         "`changes` and `history` show images of rows, which no policy covers; remove one of the two");
   BuildFields(declaration, *table, resource);
   BuildKey(declaration, *table, resource);
   BuildRoles(declaration, resource);

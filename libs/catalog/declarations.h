@@ -66,6 +66,7 @@ struct ResourceDeclaration {
   std::optional<absl::Duration> history;
   std::optional<bool> read_only;
   bool declared_only = false;  // fields not declared are hidden
+  bool row_security = false;
   std::optional<absl::Duration> cache;
   std::vector<FieldDeclaration> fields;
   std::vector<RelationDeclaration> relations;

@@ -167,6 +167,7 @@ struct Resource {
   std::optional<absl::Duration> history;  // /{id}/history, kept for so long
   std::vector<RowCheck> checks;
   std::vector<WriteJob> jobs;
+  bool row_security = false;  // its policies decide too; transactions tell them who asks (libs/records/claims.h)
   std::optional<absl::Duration> cache;                    // time to live
   std::map<std::string, std::vector<std::string>> views;  // named field sets
   std::map<std::string, Permission> permissions;          // by role; "admin" has all without standing here
@@ -340,6 +341,7 @@ struct Model {
   std::map<std::string, ImportMapping> imports;
   std::map<std::string, ExportMapping> exports;
   std::map<std::string, TrafficLimit> limits;
+  bool row_security = false;  // of a resource
 
   const Resource* FindResource(std::string_view name) const;
   // Scopes of a set of roles: "admin" and "*" give all.

@@ -239,6 +239,7 @@ ResourceDeclaration ReadResource(Reader::Context& context, const Yaml::Member& m
   r.Word("expose", &expose, {"all", "declared"});
   resource.declared_only = expose == "declared";
   r.Duration("cache", &resource.cache, kSecond, kDay);
+  r.Bool("row_security", &resource.row_security);
   r.Bool("by_filter", &resource.by_filter);
   r.Bool("changes", &resource.changes);
   r.Duration("history", &resource.history, kSecond, 3650 * kDay);

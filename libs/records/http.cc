@@ -3,6 +3,7 @@
 
 #include "libs/base/problem.h"
 #include "libs/base/status.h"
+#include "libs/records/claims.h"
 #include "libs/records/http_changes.h"
 #include "libs/records/http_read.h"
 #include "libs/records/http_write.h"
@@ -53,8 +54,10 @@ struct HttpApi::Impl {
   Impl(HttpApiOptions o, Clock& clock)
       : options(std::move(o)), reads(options, clock), writes(options), changes(options, clock) {}
 
+  // `direct`: for what outlives the request, and reads no table of the user's.
   awaitable<absl::StatusOr<http::Response>> Route(http::Request& request, const CallContext& context,
-                                                  const ModelPtr& model, postgres::AsyncPostgres& postgres) const {
+                                                  const ModelPtr& model, postgres::AsyncPostgres& postgres,
+                                                  postgres::AsyncPostgres& direct) const {
     const auto& segments = request.segments;
     if (segments.size() == 1 && segments[0] == "v1:batch") {
       if (request.method == "OPTIONS") co_return Options("POST, OPTIONS");
@@ -81,7 +84,7 @@ struct HttpApi::Impl {
     const bool get = method == "GET" || method == "HEAD";
     const bool writable = !resource->read_only;
     if (verb == "changes" || segments.size() == 4) {
-      absl::StatusOr<http::Response> response = co_await Changes(request, context, cache, *resource, access, postgres);
+      absl::StatusOr<http::Response> response = co_await Changes(request, context, cache, *resource, access, direct);
       co_return response;
     }
     if (segments.size() == 2) {
@@ -190,40 +193,70 @@ struct HttpApi::Impl {
 HttpApi::HttpApi(HttpApiOptions options, Clock& clock) : impl_(std::make_unique<Impl>(std::move(options), clock)) {}
 HttpApi::~HttpApi() = default;
 
+namespace {
+
+// Runs an operation on connections that tell PostgreSQL who asks, where the model wants that.
+template <typename Operation>
+auto Claimed(const CallContext& context, ModelPtr model, postgres::AsyncPostgres& postgres, Operation operation)
+    -> decltype(operation(postgres)) {
+  const std::unique_ptr<postgres::AsyncPostgres> claimed = WithClaims(postgres, *model, context);
+  auto answer = co_await operation(claimed == nullptr ? postgres : *claimed);
+  co_return answer;
+}
+
+}  // namespace
+
 awaitable<http::Response> HttpApi::Handle(http::Request& request, const CallContext& context, const ModelPtr& model,
                                           postgres::AsyncPostgres& postgres) {
-  absl::StatusOr<http::Response> response = co_await impl_->Route(request, context, model, postgres);
+  absl::StatusOr<http::Response> response;
+  if (const auto claimed = WithClaims(postgres, *model, context); claimed == nullptr) {
+    response = co_await impl_->Route(request, context, model, postgres, postgres);
+  } else {
+    response = co_await impl_->Route(request, context, model, *claimed, postgres);
+  }
   if (!response.ok()) co_return http::ProblemResponse(response.status(), request);
   co_return *std::move(response);
 }
 
 awaitable<absl::StatusOr<v1::Record>> HttpApi::Get(const v1::GetRecordRequest& request, const CallContext& context,
                                                    const ModelPtr& model, postgres::AsyncPostgres& postgres) {
-  return impl_->reads.Get(request, context, model, postgres);
+  return Claimed(context, model, postgres, [this, &request, &context, model](postgres::AsyncPostgres& on) {
+    return impl_->reads.Get(request, context, model, on);
+  });
 }
 awaitable<absl::StatusOr<v1::ListRecordsResponse>> HttpApi::List(const v1::ListRecordsRequest& request,
                                                                  const CallContext& context, const ModelPtr& model,
                                                                  postgres::AsyncPostgres& postgres) {
-  return impl_->reads.List(request, context, model, postgres);
+  return Claimed(context, model, postgres, [this, &request, &context, model](postgres::AsyncPostgres& on) {
+    return impl_->reads.List(request, context, model, on);
+  });
 }
 awaitable<absl::StatusOr<v1::Record>> HttpApi::Create(const v1::CreateRecordRequest& request,
                                                       const CallContext& context, const ModelPtr& model,
                                                       postgres::AsyncPostgres& postgres) {
-  return impl_->writes.Create(request, context, model, postgres);
+  return Claimed(context, model, postgres, [this, &request, &context, model](postgres::AsyncPostgres& on) {
+    return impl_->writes.Create(request, context, model, on);
+  });
 }
 awaitable<absl::StatusOr<v1::Record>> HttpApi::Update(const v1::UpdateRecordRequest& request,
                                                       const CallContext& context, const ModelPtr& model,
                                                       postgres::AsyncPostgres& postgres) {
-  return impl_->writes.Update(request, context, model, postgres);
+  return Claimed(context, model, postgres, [this, &request, &context, model](postgres::AsyncPostgres& on) {
+    return impl_->writes.Update(request, context, model, on);
+  });
 }
 awaitable<absl::StatusOr<v1::BatchRecordsResponse>> HttpApi::Batch(const v1::BatchRecordsRequest& request,
                                                                    const CallContext& context, const ModelPtr& model,
                                                                    postgres::AsyncPostgres& postgres) {
-  return impl_->writes.Batch(request, context, model, postgres);
+  return Claimed(context, model, postgres, [this, &request, &context, model](postgres::AsyncPostgres& on) {
+    return impl_->writes.Batch(request, context, model, on);
+  });
 }
 awaitable<absl::Status> HttpApi::Delete(const v1::DeleteRecordRequest& request, const CallContext& context,
                                         const ModelPtr& model, postgres::AsyncPostgres& postgres) {
-  return impl_->writes.Delete(request, context, model, postgres);
+  return Claimed(context, model, postgres, [this, &request, &context, model](postgres::AsyncPostgres& on) {
+    return impl_->writes.Delete(request, context, model, on);
+  });
 }
 
 }  // namespace mainstay::records

@@ -18,6 +18,7 @@
 #include "libs/base/strings.h"
 #include "libs/base/text.h"
 #include "libs/postgres/errors.h"
+#include "libs/records/claims.h"
 #include "libs/records/merge_run.h"
 #include "libs/records/plan.h"
 #include "libs/records/value.h"
@@ -1000,6 +1001,8 @@ std::vector<FieldError> RowErrors(const Resource& resource, const absl::Status& 
   const std::optional<postgres::SqlError> error = postgres::GetSqlError(status);
   if (!error.has_value()) return {};
   const std::string_view state = error->sqlstate, kind = state.substr(0, 2);
+  if (state == "42501" && resource.row_security)
+    return {Error("", "forbidden", "the record would not be one you may write")};
   if (kind != "22" && kind != "23" && state != "P0001") return {};
   // Declared jobs are the catalog's, not the row's: what is wrong with them is a misconfiguration.
   if (error->message.starts_with("mainstay.enqueue")) return {};
@@ -1047,6 +1050,8 @@ absl::StatusOr<MergeResult> Merge(pqxx::transaction_base& tx, const Resource& re
                                   const CallContext& context, const MergeRows& rows, const MergeOptions& options) {
   const std::unique_ptr<Runner> runner = OnTransaction(tx);
   const MergeExtra extra;
+  const absl::Status claimed = SetClaims(tx, model, context);
+  if (!claimed.ok()) return claimed;
   AccessPtr access = MakeAccess(model, resource, context.principal.roles);
   absl::StatusOr<MergeOutcome> outcome =
       RunBlocking(RunMerge(*runner, resource, model, context, std::move(access), rows, options, extra));

@@ -13,6 +13,7 @@
 #include "libs/base/strings.h"
 #include "libs/http/list_query.h"
 #include "libs/postgres/copy.h"
+#include "libs/records/claims.h"
 #include "libs/records/list.h"
 #include "libs/tabular/csv_writer.h"
 #include "libs/transfer/escape.h"
@@ -107,6 +108,7 @@ absl::StatusOr<jobs::Outcome> Export(jobs::RunningJob& job, const Dependencies& 
   const absl::Status streamed = pool.Snapshot(until, [&](pqxx::transaction_base& tx) -> absl::Status {
     // The pool may try again; rows that are on their way cannot be called back. The job starts over instead.
     if (rows > 0) return absl::UnavailableError("the snapshot was lost in the middle");
+    RETURN_IF_ERROR(records::SetClaims(tx, *model, context));
     return postgres::StreamRows(tx, plan->sql, plan->params, [&](const pqxx::result& batch) -> absl::Status {
       if (job.cancelled()) return absl::AbortedError("stopped while exporting");
       if (absl::Now() > until) {

@@ -447,7 +447,7 @@ TEST_CASE("a resource that no longer fits its table is broken alone; those that 
   Sql(url, "DROP TABLE shop.subscriptions; ALTER TABLE shop.orders DROP COLUMN version");
   pqxx::connection connection(url);
   pqxx::work tx(connection);
-  absl::StatusOr<Database> database = Introspect(tx, document->Tables());
+  absl::StatusOr<Database> database = Introspect(tx, document->Tables(), document->Queries());
   REQUIRE_THAT(database, IsOk());
   Built built = Build(*document, *database);
   CHECK(built.model->FindResource("subscriptions")->problem.find("the database has no table shop.subscriptions") !=
@@ -542,7 +542,7 @@ TEST_CASE("a thousand tables load in a constant number of statements") {
   absl::StatusOr<Document> document = ParseFiles(OneFile(text));
   REQUIRE_THAT(document, IsOk());
   auto parsed = std::chrono::steady_clock::now();
-  absl::StatusOr<Database> database = Introspect(tx, document->Tables());
+  absl::StatusOr<Database> database = Introspect(tx, document->Tables(), document->Queries());
   REQUIRE_THAT(database, IsOk());
   auto read = std::chrono::steady_clock::now();
   Built built = Build(*document, *database);

@@ -148,7 +148,7 @@ ALTER TABLE public.cars ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON public.car
   REQUIRE_THAT(published, IsOk());
   CHECK(published->warnings ==
         std::vector<std::string>{"c.yaml:2:13: resources.cars: row security is on for public.cars: the service roles "
-                                 "see only what its policies let them see"});
+                                 "see only what its policies let them see; `row_security: true` tells these who asks"});
   Sql(testing::Postgres::As(url, "mainstay_gateway"),
       R"sql(INSERT INTO public.cars (colour, all_colours) VALUES ('red'::text::kinds."Colour", '{red}'::text::kinds."Colour"[]))sql");
 }

@@ -156,7 +156,7 @@ std::string Drafted(const std::string& url) {
 }
 }  // namespace
 
-World::World(const std::string& sql, const std::string& catalog) {
+World::World(const std::string& sql, const std::string& catalog, const std::string& role) {
   url_ = testing::NewMigratedDatabase();
   std::vector<catalog::File> files;
   catalog::Variables variables;
@@ -174,11 +174,16 @@ World::World(const std::string& sql, const std::string& catalog) {
   auto checked = catalog::Check(url_, files, variables);
   REQUIRE_THAT(checked, testing::IsOk());
   model_ = checked->model;
+  std::string as = url_;
+  if (!role.empty()) {
+    REQUIRE_THAT(catalog::Publish(url_, files, variables, "test"), testing::IsOk());
+    as = testing::Postgres::As(url_, role);
+  }
   auto real = postgres::AsyncPostgres::Create(
-      loop_, {.url = url_, .application_name = "records_test", .exclusive_connections = 8});
+      loop_, {.url = as, .application_name = "records_test", .exclusive_connections = 8});
   postgres_ = std::make_unique<CountingPostgres>(std::move(real));
-  pool_ = std::make_unique<postgres::Pool>(
-      postgres::PoolOptions{.url = url_, .application_name = "records_test", .size = 4});
+  pool_ =
+      std::make_unique<postgres::Pool>(postgres::PoolOptions{.url = as, .application_name = "records_test", .size = 4});
 }
 
 World::~World() {

@@ -50,7 +50,8 @@ class CountingPostgres;
 class World {
  public:
   // `sql`: makes the tables. `catalog`: one file; empty: the demo's shop; kDraft: what `mainstay init` drafts.
-  explicit World(const std::string& sql = "", const std::string& catalog = "");
+  // `role`: as which it reads and writes; empty: as the database's owner.
+  explicit World(const std::string& sql = "", const std::string& catalog = "", const std::string& role = "");
   ~World();
 
   Answer Call(const Principal& who, const std::string& method, const std::string& target, const std::string& body = "",
