@@ -197,6 +197,7 @@ SuiteApi::SuiteApi(std::map<std::string, Upstream*> upstreams)
                    {"mainstay/jobs/v1/operators.proto", "worker"},
                    {"mainstay/jobs/v1/queues.proto", "worker"},
                    {"mainstay/jobs/v1/schedules.proto", "worker"},
+                   {"mainstay/records/v1/audit.proto", "worker"},
                    {"mainstay/webhooks/v1/webhooks.proto", "webhooks"},
                    {"mainstay/integrations/v1/integrations.proto", "integrations"},
                    {"mainstay/transfer/v1/transfer.proto", "transfer"}}),

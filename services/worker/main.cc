@@ -31,6 +31,7 @@
 #include "libs/telemetry/log.h"
 #include "libs/transfer/handlers.h"
 #include "libs/webhooks/processing.h"
+#include "services/worker/audit_service.h"
 #include "services/worker/flows.h"
 #include "services/worker/job_query.h"
 #include "services/worker/kinds_service.h"
@@ -254,6 +255,7 @@ int Main(int argc, char** argv) {
   WatchService watch_service(monitoring);
   SchedulesService schedules_service(parts, *Base64Decode(options.cursor_key));
   FlowsService flows_service(parts, *Base64Decode(options.cursor_key));
+  AuditService audit_service(parts, *Base64Decode(options.cursor_key));
   Desk work_desk(/*threads=*/2);
   WorkService work_service(parts, work_desk, *streams, static_cast<int>(options.streams + 1000));
 
@@ -270,6 +272,7 @@ int Main(int argc, char** argv) {
   server.Add(&watch_service);
   server.Add(&schedules_service);
   server.Add(&flows_service);
+  server.Add(&audit_service);
   server.Add(&work_service);
   server.AddDependency({"postgresql", [&] { return engine_pool.Health(); }});
   server.AddDependency({"redis", [&] {

@@ -80,6 +80,14 @@ describe('another domain', () => {
     assertProblem(await suite.api('GET', `/v1/books/${book.id}`, { key: elsewhere }), 404, 'not-found');
     assertProblem(await suite.api('POST', '/v1/books', { key, body: { isbn: 'x', title: 'y' } }), 422, 'validation-failed');
     assertProblem(await suite.api('POST', '/v1/books', { key, body: { isbn: '9780000000017', title: 'Twice' } }), 409, 'unique-violation');
+    // Who wrote, and who was refused.
+    const auditor = (await suite.cli(['keys', 'create', '--tenant', 'north', '--role', 'admin'])).stdout.trim();
+    assertProblem(await suite.api('GET', '/mainstay/v1/audit-events', { key }), 403, 'forbidden');
+    const events = (await suite.ok(200, 'GET', '/mainstay/v1/audit-events?filter[resource]=books&sort=at', { key: auditor })).data;
+    assert.deepEqual(events.map((event) => [event.tenant, event.action, event.outcome, event.roles]), [['north', 'create', 'done', ['librarian']], ['north', 'update', 'denied', ['reader']]]);
+    assert.equal(events[0].created, 1);
+    assert.deepEqual(await suite.ok(200, 'GET', `/mainstay/v1/audit-events/${events[1].id}`, { key: auditor }), events[1]);
+    assertProblem(await suite.api('GET', `/mainstay/v1/audit-events/${events[1].id}`), 404, 'not-found');
 
     const created = await suite.ok(201, 'POST', '/mainstay/v1/imports?resource=books&mode=create', { key, body: 'isbn,title,pages\n9780000000024,Hills,120\n9780000000031,Rivers,90\n', headers: { 'Content-Type': 'text/csv' } });
     const ended = await eventually(async () => {

@@ -79,6 +79,16 @@ describe('records', () => {
     assert.equal(await suite.value(`SELECT version FROM shop.orders WHERE id = ${order.id}`), '1');
   });
 
+  it('serves a query of the catalog like a table, by tenant', async () => {
+    const days = await suite.ok(200, 'GET', '/v1/revenue-by-day?limit=5&filter[revenue][gt]=0');
+    const rows = await suite.sql("SELECT (created_at AT TIME ZONE 'UTC')::date AS day, sum(total) FROM shop.orders WHERE tenant_id = 'acme' AND status = 'paid' AND created_at < now() - interval '2 days' GROUP BY 1");
+    assert.ok(days.data.length === 5 && days.page.has_more);
+    const [day, revenue] = rows[0];
+    assert.equal((await suite.ok(200, 'GET', `/v1/revenue-by-day/${day}`)).revenue, revenue);
+    assertProblem(await suite.api('GET', `/v1/revenue-by-day/${day}`, { key: 'nobody' }), 401, 'unauthenticated');
+    assertProblem(await suite.api('DELETE', `/v1/revenue-by-day/${day}`), 405, 'method-not-allowed');
+  });
+
   it('never shows a hidden field', async () => {
     const customer = await suite.ok(200, 'GET', `/v1/customers/${await aCustomer()}`);
     assert.equal('password_hash' in customer, false);
