@@ -235,7 +235,7 @@ bool Cron::MatchesDay(absl::CivilDay day) const {
   bool by_weekday = any_weekday_;
   if (!any_weekday_) {
     const auto& nth = nth_weekdays_[static_cast<size_t>(weekday)];
-    by_weekday = weekdays_[static_cast<size_t>(weekday)] || nth[static_cast<size_t>((day.day() - 1) / 7 + 1)] ||
+    by_weekday = weekdays_[static_cast<size_t>(weekday)] || nth[static_cast<size_t>(day.day() - 1) / 7 + 1] ||
                  (nth[6] && day.day() + 7 > length);
   }
   // As cron always did: where both are given, either will do.

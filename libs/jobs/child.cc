@@ -25,6 +25,7 @@
 #include <map>
 #include <memory>
 #include <thread>
+#include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/numbers.h"
@@ -122,7 +123,7 @@ class Child {
   void Read(FrameBuffer& buffer);
   bool OnFrame(FrameType type, std::string_view body);
   absl::Status StoreNote(uint32_t slot, bool checkpoint, const std::string& json);
-  void Flush(std::vector<ChildResult> results) ABSL_LOCKS_EXCLUDED(write_mu_);
+  void Flush(const std::vector<ChildResult>& results) ABSL_LOCKS_EXCLUDED(write_mu_);
   void Send(const std::string& frames) ABSL_LOCKS_EXCLUDED(write_mu_);
   [[noreturn]] static void Die(int code) { _exit(code); }
 
@@ -156,7 +157,7 @@ void Child::Send(const std::string& frames) {
   }
 }
 
-void Child::Flush(std::vector<ChildResult> results) {
+void Child::Flush(const std::vector<ChildResult>& results) {
   if (results.empty()) return;
   std::string frames;
   {
@@ -206,7 +207,7 @@ void Child::Execute() {
         const bool goes_on =
             result.outcome.kind == Outcome::Kind::kDone && !result.finished_in && done->stop == Stop::kNone;
         done = nullptr;
-        results_.push_back(std::move(result));
+        results_.push_back(std::exchange(result, ChildResult()));
         if (!goes_on) Unstarted(std::move(next), results_);
         if ((waiting_.empty() && next == nullptr) || results_.size() >= kFlushAt ||
             MonoMicros() - results_since_ > kFlushAfterMicros)
@@ -223,7 +224,7 @@ void Child::Execute() {
         }
         ++taken_;
         if (job->stop != Stop::kNone) {  // told to stop before it began
-          Unstarted(std::move(job), flush);
+          Unstarted(std::exchange(job, nullptr), flush);
         } else {
           ++busy_;
           started_[job->slot].store(std::max<int64_t>(1, MonoMicros()), std::memory_order_release);
@@ -231,10 +232,9 @@ void Child::Execute() {
         if (!waiting_.empty() && idle_ > 0 && run_micros_ > kShortMicros) work_.Signal();
       }
     }
-    Flush(std::move(flush));
+    Flush(flush);
     if (job == nullptr) continue;
     Handle handle(*this, *job);
-    result = ChildResult();
     result.slot = job->slot;
     result.outcome = handle.RunHandler();
     result.ran_us = std::max<int64_t>(1, MonoMicros() - started_[job->slot].load(std::memory_order_relaxed));
@@ -297,7 +297,7 @@ bool Child::OnFrame(FrameType type, std::string_view body) {
         waiting_.clear();
         for (auto& job : first) Unstarted(std::move(job), back);
       }
-      Flush(std::move(back));
+      Flush(back);
       return true;
     }
     case FrameType::kNoteAnswer: {
@@ -375,7 +375,7 @@ void Child::Run() {
       seen = taken_;
       if (!results_.empty() && MonoMicros() - results_since_ > kFlushAfterMicros) flush.swap(results_);
     }
-    Flush(std::move(flush));
+    Flush(flush);
   }
 }
 

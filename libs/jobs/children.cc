@@ -378,7 +378,7 @@ void ChildPool::OnFrame(int index, FrameType type, std::string_view body, std::v
       ok = frame.ok() && slot < kSlots && child.slots[slot] != nullptr && json.size() <= 2 * kMaxCheckpoint;
       if (!ok) break;
       host_->Store(child.slots[slot], checkpoint != 0 ? RunnerHost::Note::kCheckpoint : RunnerHost::Note::kProgress,
-                   std::move(json), [this, index, life = child.life, request](absl::Status status) {
+                   std::move(json), [this, index, life = child.life, request](const absl::Status& status) {
                      absl::MutexLock lock(&mu_);
                      Child& asker = children_[static_cast<size_t>(index)];
                      if (asker.life != life || asker.fd < 0) return;

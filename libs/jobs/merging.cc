@@ -47,8 +47,9 @@ struct MergingEnqueuer::Impl {
     std::vector<Enqueued> added;
     auto body = [&](pqxx::transaction_base& tx) -> absl::Status {
       auto result = jobs::Enqueue(tx, items[0]->context, specs, sealer);
-      if (result.ok()) added = *std::move(result);
-      return result.status();
+      if (!result.ok()) return result.status();
+      added = *std::move(result);
+      return absl::OkStatus();
     };
     const absl::Time deadline = absl::Now() + kCommitTime;
     const absl::Status status =

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "libs/jobs/pauses.h"
 
+#include <cmath>
 #include <pqxx/pqxx>
 
 #include "absl/strings/str_cat.h"
@@ -42,7 +43,7 @@ std::string Number(int64_t n) {
 }
 
 std::string Seconds(double seconds) {
-  return absl::FormatDuration(absl::Seconds(static_cast<int64_t>(seconds + 0.5)));
+  return absl::FormatDuration(absl::Seconds(std::llround(seconds)));
 }
 
 }  // namespace

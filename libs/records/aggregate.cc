@@ -257,7 +257,7 @@ class AggregateResolver {
 std::string GroupExpression(SqlBuilder& sql, const std::string& alias, const AggregateQuery& query,
                             const AggregateQuery::Group& group) {
   const Field& field = query.rows->resource->fields[group.field];
-  const std::string column = Column(alias, field);
+  std::string column = Column(alias, field);
   if (group.unit.empty()) return column;
   const std::string cut = StrCat("date_trunc(", Literal(group.unit), ", ");
   if (field.type.family == TypeFamily::kDate) return StrCat(cut, column, "::timestamp)::date");

@@ -542,7 +542,7 @@ class MergeRun {
   std::string Verdicts(SqlBuilder& sql) {
     verdicts_.clear();
     std::string out;
-    const auto add = [&](std::string condition, std::vector<FieldError> errors) {
+    const auto add = [&](const std::string& condition, std::vector<FieldError> errors) {
       StrAppend(&out, ", ", condition, " AS x", verdicts_.size());
       verdicts_.push_back(std::move(errors));
     };

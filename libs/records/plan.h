@@ -85,10 +85,10 @@ struct Position {
   bool backward = false;
   std::vector<std::optional<std::string>> values;  // as many as sort keys
 };
-// The rows behind the position, in the order of `sort` (or before it, when backward): one or two ranges of it, one after
-// the other. NULLs of the first key are a range of their own, for no index reads both at once.
+// The rows behind the position, in the order of `sort` (or before it, when backward): one or two ranges of it, one
+// after the other. NULLs of the first key are a range of their own, for no index reads both at once.
 std::vector<std::string> After(SqlBuilder& sql, const std::string& alias, const catalog::Resource& resource,
-                  const std::vector<SortKey>& sort, const Position& position);
+                               const std::vector<SortKey>& sort, const Position& position);
 
 // What every row of the answer must meet: the caller's scope and the query's filter.
 std::string Conditions(SqlBuilder& sql, const std::string& alias, const ListQuery& query,

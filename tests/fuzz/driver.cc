@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// For builds without libFuzzer: NAME SEEDS DICTIONARY. Mutates the seeds a hundred thousand times (MAINSTAY_TEST_LONG: ten
-// million times), always the same way; ends with 1 when hardly any input was accepted.
+// For builds without libFuzzer: NAME SEEDS DICTIONARY. Mutates the seeds a hundred thousand times (MAINSTAY_TEST_LONG:
+// ten million times), always the same way; ends with 1 when hardly any input was accepted.
 #include <signal.h>
 #include <unistd.h>
 
