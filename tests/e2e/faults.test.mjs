@@ -119,6 +119,47 @@ describe('kill -9', () => {
   }
 });
 
+describe('an Idempotency-Key through crashes', () => {
+  it('has one effect, and every try that is answered gives the same answer', async () => {
+    const customer = (await suite.ok(200, 'GET', '/v1/customers?limit=1&fields=id')).data[0].id;
+    const keys = Array.from({ length: 60 }, () => `idem-${unique()}`);
+    const answers = new Map(keys.map((key) => [key, []])); // [status, body, replayed]
+    const create = (key) => suite.api('POST', '/v1/orders', { body: { customer_id: customer, number: key, status: 'open', total: '1.00' }, headers: { 'Idempotency-Key': key } });
+    let crashes = 0;
+    // Each key is tried until it was answered three times; the gateway is killed again and again meanwhile, also between its commit and its answer.
+    const clients = Array.from({ length: 6 }, async (_, client) => {
+      for (const key of keys.filter((_key, n) => n % 6 === client)) {
+        while (answers.get(key).length < 3) {
+          try {
+            const answer = await create(key);
+            if (answer.status === 201) answers.get(key).push([answer.text, answer.headers.get('location'), answer.headers.get('idempotent-replayed')]);
+            else assert.ok([409, 503].includes(answer.status), answer.text);
+          } catch (error) {
+            if (error instanceof assert.AssertionError) throw error;
+          }
+          await sleep(crashes < 4 ? 25 : 1);
+        }
+      }
+    });
+    const done = Promise.all(clients);
+    while (crashes < 4) {
+      await sleep(150 + Math.random() * 250);
+      await suite.kill('gateway');
+      crashes += 1;
+      await suite.restart('gateway');
+    }
+    await done;
+    const numbers = keys.map((key) => `'${key}'`).join(',');
+    assert.equal(await suite.value(`SELECT count(*) || ' ' || count(DISTINCT number) FROM shop.orders WHERE number IN (${numbers})`), '60 60');
+    for (const [key, tries] of answers) {
+      assert.equal(new Set(tries.map(([body, location]) => `${body} ${location}`)).size, 1, `${key}: ${JSON.stringify(tries)}`);
+      assert.ok(tries.slice(1).every(([, , replayed]) => replayed === 'true'), `${key}: ${JSON.stringify(tries)}`);
+    }
+    // Another body under a used key is refused.
+    assertProblem(await suite.api('POST', '/v1/orders', { body: { customer_id: customer, number: 'other' }, headers: { 'Idempotency-Key': keys[0] } }), 422, 'idempotency-key-reused');
+  });
+});
+
 describe('Redis away', () => {
   it('is named by readiness, stops nothing, and comes back by itself', async () => {
     const thread = new Thread();
