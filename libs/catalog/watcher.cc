@@ -103,7 +103,8 @@ struct Watcher::Impl {
     std::string active, seen;
     const absl::Time deadline = absl::Now() + absl::Seconds(30);
     const bool check_schema = force || absl::Now() >= next_schema;
-    const std::map<std::string, std::string> queries = QueriesOf(now);
+    std::map<std::string, std::string> queries;  // looked at only with the schema, for which they need a transaction
+    if (check_schema) queries = QueriesOf(now);
     const auto look = [&](pqxx::transaction_base& tx) -> absl::Status {
       ASSIGN_OR_RETURN(active, ActiveHash(tx));
       if (check_schema && active == now.hash) {

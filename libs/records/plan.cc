@@ -305,7 +305,8 @@ struct KeyAt {
   bool descending, nulls_last, nullable;
 };
 
-// The rows behind a position in these keys; true for none. `some`: the first key is known not to be NULL.
+// The rows behind a position in these keys; "false" where there are no more keys. `some`: the first key is known not to
+// be NULL.
 std::string Behind(const std::vector<KeyAt>& keys, size_t first, bool some) {
   if (first == keys.size()) return "false";
   // One direction, nothing null: a row comparison, which an index answers at once.

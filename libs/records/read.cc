@@ -317,14 +317,15 @@ void RenderRow(const Level& level, int row, std::string& out) {
       }
       continue;
     }
-    const int limit = expansion.query->limit, shown = std::min(group.rows, limit);
+    const int limit = expansion.query->limit;
+    const Stretch stretch = StretchOf(group.rows, limit, group.backward, /*inside=*/false);
     out += "{\"data\":[";
-    for (int i = 0; i < shown; ++i) {
+    for (int i = 0; i < stretch.shown; ++i) {
       if (i > 0) out += ',';
-      RenderRow(*related.level, group.first + (group.backward ? shown - 1 - i : i), out);
+      RenderRow(*related.level, group.first + (group.backward ? stretch.shown - 1 - i : i), out);
     }
     out += "],\"page\":";
-    AppendPlace(limit, group.backward ? shown > 0 : group.rows > limit, group.next_cursor, group.prev_cursor, out);
+    AppendPlace(limit, stretch.ahead, group.next_cursor, group.prev_cursor, out);
     out += "}}";
   }
   out += '}';
