@@ -342,10 +342,10 @@ void Builder::BuildIndexes(const ResourceDeclaration& declaration, const Table& 
     for (const std::string& column : index.columns) positions.push_back(position_of(column));
     if (index.unique) resource.constraints[index.name] = positions;
     if (index.partial || positions.empty()) continue;
-    if (index.ordered) {
-      const auto end = std::find(positions.begin(), positions.end(), -1);
-      if (end != positions.begin()) resource.ordered_indexes.emplace_back(positions.begin(), end);
-    }
+    std::vector<IndexPart> parts;
+    for (size_t i = 0; i < index.order.size() && positions[i] >= 0; ++i)
+      parts.push_back({positions[i], index.order[i].descending, index.order[i].nulls_first});
+    if (!parts.empty()) resource.ordered_indexes.push_back(std::move(parts));
     if (index.unique && index.whole) {
       if (positions.size() == 1) resource.fields[positions[0]].unique = true;
       if (positions != resource.key) resource.unique_keys.push_back(positions);

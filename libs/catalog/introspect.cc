@@ -67,8 +67,8 @@ SELECT e.enumtypid, e.enumlabel FROM pg_enum e WHERE e.enumtypid = ANY($1::oid[]
 
 constexpr char kIndexes[] = R"sql(
 SELECT i.indrelid, c.relname, i.indisunique, i.indpred IS NOT NULL, i.indisprimary, array_to_string(i.indkey::int2[], ' '), i.indnkeyatts, am.amname,
-       am.amname = 'btree' AND i.indoption[0] IN (0, 3) AND NOT EXISTS (SELECT FROM unnest(i.indoption::int2[]) AS o WHERE o <> i.indoption[0])
-       AND NOT EXISTS (SELECT FROM unnest(i.indclass::oid[]) AS u JOIN pg_opclass oc ON oc.oid = u WHERE NOT oc.opcdefault)
+       am.amname = 'btree' AND NOT EXISTS (SELECT FROM unnest(i.indclass::oid[]) AS u JOIN pg_opclass oc ON oc.oid = u WHERE NOT oc.opcdefault),
+       array_to_string(i.indoption::int2[], ' ')
 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am am ON am.oid = c.relam
 WHERE i.indrelid = ANY($1::oid[]) AND i.indisvalid
 ORDER BY i.indrelid, NOT i.indisprimary, c.relname)sql";
@@ -350,7 +350,13 @@ Database Load(pqxx::transaction_base& tx, const pqxx::result& classes,
     for (const std::string& number : numbers) StrAppend(&keys, keys.empty() ? "" : " ", number);
     index.columns = names_of(table, keys, &index.whole);
     index.method = row[7].c_str();
-    index.ordered = row[8].as<bool>();
+    if (row[8].as<bool>()) {
+      for (const absl::string_view option : absl::StrSplit(row[9].c_str(), ' ', absl::SkipEmpty())) {
+        const int bits = std::stoi(std::string(option));
+        index.order.push_back({.descending = (bits & 1) != 0, .nulls_first = (bits & 2) != 0});
+      }
+      index.order.resize(index.columns.size());
+    }
     if (index.primary) table.primary_key = index.columns;
     table.indexes.push_back(std::move(index));
   }

@@ -40,8 +40,13 @@ struct Index {
   bool partial = false;
   bool whole = true;  // every key part is a plain column
   bool primary = false;
-  std::string method;    // btree, hash, gin …
-  bool ordered = false;  // B-tree, its parts in their types' own order, all in one direction
+  std::string method;  // btree, hash, gin …
+  // How it stores each of `columns`. Empty: in no order that a sort can use (no B-tree, or not the types' own order).
+  struct Order {
+    bool descending = false;
+    bool nulls_first = false;
+  };
+  std::vector<Order> order;
 };
 
 struct ForeignKey {

@@ -135,6 +135,13 @@ struct WriteJob {
   bool ordered = true;    // jobs of one row run one after another
 };
 
+// A field as an ordered index stores it.
+struct IndexPart {
+  int field = -1;
+  bool descending = false;
+  bool nulls_first = false;
+};
+
 struct Resource {
   std::string name;    // "order-items": plural, kebab-case; the path /v1/<name>
   std::string schema;  // of the table
@@ -146,9 +153,8 @@ struct Resource {
   bool read_only = false;                     // no one writes, admin neither: views, `shared: read`, `read_only: true`
   bool client_chooses_key = false;            // PUT creates
   std::vector<std::vector<int>> unique_keys;  // other unique indexes whose columns are all fields
-  // Indexes that can give rows in order: all parts in one direction, over the whole table. Up to the first part that is
-  // no field.
-  std::vector<std::vector<int>> ordered_indexes;
+  // Indexes over the whole table that can give rows in order, up to the first part that is no field.
+  std::vector<std::vector<IndexPart>> ordered_indexes;
   // PostgreSQL's constraint or unique index name → positions of the fields it is about: to name the field when it
   // refuses a row.
   std::map<std::string, std::vector<int>> constraints;

@@ -11,6 +11,7 @@ namespace mainstay::records {
 namespace {
 
 using catalog::Field;
+using catalog::IndexPart;
 using catalog::Relation;
 using catalog::Resource;
 
@@ -49,19 +50,24 @@ bool Gather(const Predicate& predicate, Bounds& bounds) {
   return false;
 }
 
-// The index begins with all fields that have one value, goes on with the sort keys, and bounds lie on the first of
-// these.
-bool Serves(const std::vector<int>& index, const Bounds& bounds, const std::vector<SortKey>& sort) {
+// The index begins with all fields that have one value, goes on with the sort keys as it stores them or all the other
+// way round, and bounds lie on the first of these. All keys go one way: only then is a cursor one place in the index.
+bool Serves(const std::vector<IndexPart>& index, const Bounds& bounds, const std::vector<SortKey>& sort) {
   size_t at = 0;
-  while (at < index.size() && bounds.equal.contains(index[at])) ++at;
+  while (at < index.size() && bounds.equal.contains(index[at].field)) ++at;
   if (at != bounds.equal.size()) return false;
   const SortKey* first = nullptr;
+  bool backward = false;
   for (const SortKey& key : sort) {
     if (bounds.equal.contains(key.field)) continue;
-    if (at == index.size() || index[at++] != key.field) return false;
-    if (key.nullable && key.nulls_first != key.descending) return false;
-    if (first == nullptr) first = &key;
-    if (key.descending != first->descending) return false;
+    if (at == index.size() || index[at].field != key.field) return false;
+    const IndexPart& part = index[at++];
+    if (first == nullptr) {
+      first = &key;
+      backward = part.descending != key.descending;
+    }
+    if (key.descending != first->descending || (part.descending != key.descending) != backward) return false;
+    if (key.nullable && (part.nulls_first != key.nulls_first) != backward) return false;
   }
   return std::all_of(bounds.ranges.begin(), bounds.ranges.end(), [&](int field) {
     return bounds.equal.contains(field) || (first != nullptr && field == first->field);
@@ -142,7 +148,7 @@ bool IsCheap(const ListQuery& query, bool all_tenants) {
     if (IsSubset(unique, bounds.equal)) return true;
   // Rows marked as deleted are passed over: few, as long as deleting is the exception.
   return std::any_of(resource.ordered_indexes.begin(), resource.ordered_indexes.end(),
-                     [&](const std::vector<int>& index) { return Serves(index, bounds, query.sort); });
+                     [&](const std::vector<IndexPart>& index) { return Serves(index, bounds, query.sort); });
 }
 
 int64_t Score(const ListQuery& query) {
