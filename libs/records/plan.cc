@@ -247,7 +247,6 @@ Columns ColumnsOf(const ListQuery& query, bool version) {
     columns.Add(resource.version);
     columns.version = columns.at[resource.version];
   }
-  columns.count = static_cast<int>(columns.fields.size());
   if (version && columns.version < 0 && !resource.view) columns.version = columns.count++;
   return columns;
 }
@@ -420,12 +419,36 @@ void BuildMatching(SqlBuilder& sql, const ListQuery& query) {
   StrAppend(&sql.text, "SELECT FROM ", TableOf(*query.resource), " ", alias, " WHERE ", where);
 }
 
+int PlainKey(const Resource& parent, const Expansion& expansion) {
+  const Relation& relation = *expansion.relation;
+  if (relation.kind != Relation::Kind::kToOne) return -1;
+  const Resource& target = *expansion.query->resource;
+  const std::vector<int> ours = FieldsOfColumns(parent, relation.columns),
+                         theirs = FieldsOfColumns(target, relation.target_columns);
+  if (ours.size() != 1 || theirs.size() != 1) return -1;
+  const auto is_integer = [](TypeFamily family) {
+    return family == TypeFamily::kInt16 || family == TypeFamily::kInt32 || family == TypeFamily::kInt64;
+  };
+  const ColumnType &a = parent.fields[ours[0]].type, &b = target.fields[theirs[0]].type;
+  const bool plain = !a.array && !b.array &&
+                     ((is_integer(a.family) && is_integer(b.family)) ||
+                      (a.family == TypeFamily::kUuid && b.family == TypeFamily::kUuid));
+  return plain ? theirs[0] : -1;
+}
+
 void BuildRelated(SqlBuilder& sql, const Resource& parent, const Expansion& expansion, const Columns& columns,
                   std::vector<std::string> keys, const RelatedPosition* from) {
   const Relation& relation = *expansion.relation;
   const ListQuery& query = *expansion.query;
   const Resource& target = *query.resource;
   const std::vector<int> ours = FieldsOfColumns(parent, relation.columns);
+  if (const int key = PlainKey(parent, expansion); key >= 0) {
+    const std::string alias = sql.NewAlias();
+    const std::string array = sql.Bind(std::move(keys[0]), CastName(parent.fields[ours[0]].type) + "[]");
+    StrAppend(&sql.text, "SELECT ", SelectList(alias, target, columns), " FROM ", TableOf(target), " ", alias,
+              " WHERE ", Column(alias, target.fields[key]), " = ANY(", array, ") AND ", Conditions(sql, alias, query));
+    return;
+  }
   std::string arrays, names;
   for (size_t i = 0; i < keys.size(); ++i) {
     StrAppend(&arrays, i > 0 ? ", " : "", sql.Bind(std::move(keys[i]), CastName(parent.fields[ours[i]].type) + "[]"));

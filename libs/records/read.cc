@@ -66,8 +66,11 @@ awaitable<absl::Status> FetchRelated(Runner& runner, const catalog::Model& model
   const Resource& resource = *level.query->resource;
   for (const Expansion& expansion : level.query->expansions) {
     Related related;
-    related.level = std::make_unique<Level>(*expansion.query);
-    related.level->first_column = 1;
+    const int plain = PlainKey(resource, expansion);
+    Columns columns = ColumnsOf(*expansion.query, false);
+    if (plain >= 0) columns.Add(plain);
+    related.level = std::make_unique<Level>(*expansion.query, std::move(columns));
+    related.level->first_column = plain >= 0 ? 0 : 1;
     const std::vector<int> ours = FieldsOfColumns(resource, expansion.relation->columns);
     if (ours.empty())
       co_return absl::InternalError(StrCat("the relation ", expansion.name, " starts from a column that is no field"));
@@ -133,9 +136,14 @@ awaitable<absl::Status> FetchRelated(Runner& runner, const catalog::Model& model
     related.level->rows = *std::move(rows);
     const Rows& found = *related.level->rows;
     for (int row = 0; row < found.rows(); ++row) {
-      int ordinal = 0;
-      for (char c : found.Get(row, 0)) ordinal = ordinal * 10 + (c - '0');
-      Group& group = related.groups[static_cast<size_t>(ordinal - 1)];
+      size_t number = 0;
+      if (plain >= 0) {
+        number = static_cast<size_t>(seen.at(std::string(found.Get(row, related.level->columns.at[plain]))));
+      } else {
+        for (char c : found.Get(row, 0)) number = number * 10 + static_cast<size_t>(c - '0');
+        --number;
+      }
+      Group& group = related.groups[number];
       if (group.rows++ == 0) group.first = row;
     }
     for (int row = 0; list && !query.sort.empty() && row < n; ++row) {

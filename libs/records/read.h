@@ -43,7 +43,7 @@ struct Related {
 struct Level {
   const ListQuery* query = nullptr;
   Columns columns;
-  int first_column = 0;  // 1 below the top: the parent's ordinal stands first
+  int first_column = 0;  // 1 where the parent's ordinal stands first
   RowsPtr rows;
   std::vector<Related> related;  // as query->expansions
   explicit Level(const ListQuery& q) : query(&q), columns(ColumnsOf(q, true)) {}

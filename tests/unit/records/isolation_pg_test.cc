@@ -449,10 +449,10 @@ struct Mutation {
 std::vector<Mutation> Mutations() {
   const std::pair<std::string, std::string> kinds[] = {
       {"page", "^SELECT t0\\.[^;]*LIMIT [0-9]+$"},
-      {"one", "^SELECT t0\\.[^;]*WHERE t0\\.\"id\" = "},
+      {"one", "^SELECT t0\\.[^;]*WHERE t0\\.\"id\" = \\$"},
       {"count", "^SELECT count\\(\\*\\) FROM \\(SELECT"},
       {"to many", "CROSS JOIN LATERAL"},
-      {"to one", "^SELECT p\\.n.*WITH ORDINALITY AS p\\(k0, n\\) JOIN"},
+      {"to one", "^SELECT t0\\.[^;]*WHERE t0\\.\"id\" = ANY\\("},
       {"aggregate", "^SELECT count\\(\\*\\)(?! FROM \\(SELECT)"},
   };
   struct Scope {
