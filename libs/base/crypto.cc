@@ -15,6 +15,13 @@ namespace {
 
 constexpr size_t kNonce = 12, kTag = 16;
 
+// What hot paths use is fetched once: by EVP_sha256() and the like libcrypto looks it up at each use, which takes
+// longer than a short digest.
+const EVP_CIPHER* Aes256Gcm() {
+  static const EVP_CIPHER* const kind = EVP_CIPHER_fetch(nullptr, "AES-256-GCM", nullptr);
+  return kind;
+}
+
 struct Free {
   void operator()(EVP_PKEY* key) const { EVP_PKEY_free(key); }
   void operator()(EVP_MD_CTX* context) const { EVP_MD_CTX_free(context); }
@@ -63,7 +70,8 @@ std::string RandomBytes(size_t n) {
 }
 
 std::string Sha256(std::string_view data) {
-  return Digest(EVP_sha256(), data);
+  static const EVP_MD* const kind = EVP_MD_fetch(nullptr, "SHA256", nullptr);
+  return Digest(kind, data);
 }
 std::string Sha1(std::string_view data) {
   return Digest(EVP_sha1(), data);
@@ -85,7 +93,7 @@ std::string Seal(std::string_view key, std::string_view plaintext, std::string_v
   out.resize(kNonce + plaintext.size() + kTag);
   CipherContext context(EVP_CIPHER_CTX_new());
   int length = 0;
-  Must(EVP_EncryptInit_ex(context.get(), EVP_aes_256_gcm(), nullptr, Bytes(key), Bytes(out)) == 1);
+  Must(EVP_EncryptInit_ex(context.get(), Aes256Gcm(), nullptr, Bytes(key), Bytes(out)) == 1);
   if (!aad.empty()) Must(EVP_EncryptUpdate(context.get(), nullptr, &length, Bytes(aad), int(aad.size())) == 1);
   if (!plaintext.empty()) {
     Must(EVP_EncryptUpdate(context.get(), Bytes(out) + kNonce, &length, Bytes(plaintext), int(plaintext.size())) == 1);
@@ -103,7 +111,7 @@ absl::StatusOr<std::string> Open(std::string_view key, std::string_view sealed, 
   std::string tag(sealed.substr(sealed.size() - kTag));
   CipherContext context(EVP_CIPHER_CTX_new());
   int length = 0;
-  Must(EVP_DecryptInit_ex(context.get(), EVP_aes_256_gcm(), nullptr, Bytes(key), Bytes(sealed)) == 1);
+  Must(EVP_DecryptInit_ex(context.get(), Aes256Gcm(), nullptr, Bytes(key), Bytes(sealed)) == 1);
   if (!aad.empty()) Must(EVP_DecryptUpdate(context.get(), nullptr, &length, Bytes(aad), int(aad.size())) == 1);
   if (!out.empty()) {
     Must(EVP_DecryptUpdate(context.get(), Bytes(out), &length, Bytes(sealed) + kNonce, int(out.size())) == 1);

@@ -41,7 +41,7 @@ struct HttpReads::OneRow {
 struct HttpReads::ManyRows {
   std::vector<size_t> ends;  // of each row in json
   std::vector<std::string> etags;
-  std::string text;  // JSON: joined by commas
+  std::string text;  // JSON: joined by commas, behind the form's head
   common::v1::Page page;
   bool counted = false;
   int64_t cost = 0;
@@ -226,11 +226,12 @@ awaitable<absl::StatusOr<HttpReads::ManyRows>> HttpReads::ReadMany(CachePtr cach
   if (!fetched.ok()) co_return fetched.status();
   ManyRows out;
   out.cost = cost;
-  out.text.reserve(fetched->shown.size() * 256 + 64);
+  out.text.reserve(fetched->shown.size() * (256 + 512 * list.expansions.size()) + 1024);
   if (form.format != RowFormat::kJson) {
     AppendHeader(form.format, list, out.text);
     for (int row : fetched->shown) AppendRow(form.format, form.escape_formulas, *fetched->level, row, out.text);
   } else {
+    out.text += form.head;
     for (int row : fetched->shown) {
       if (!out.ends.empty()) out.text += ',';
       const size_t start = out.text.size();
@@ -278,7 +279,9 @@ awaitable<absl::StatusOr<http::Response>> HttpReads::HandleList(http::Request& r
   static constexpr std::string_view kOffers[] = {"application/json", "text/csv", "application/x-ndjson"};
   static constexpr RowFormat kFormats[] = {RowFormat::kJson, RowFormat::kCsv, RowFormat::kLines};
   CO_ASSIGN_OR_RETURN(const Accepted accepted, Negotiate(request, kOffers));
-  const Form form{.format = kFormats[accepted.offer], .escape_formulas = accepted.parameters == "escape=formulas"};
+  const Form form{.format = kFormats[accepted.offer],
+                  .escape_formulas = accepted.parameters == "escape=formulas",
+                  .head = "{\"data\":["};
   if (!access.can(Action::kRead)) co_return MakeProblem("forbidden", "reading this resource is not allowed");
   common::v1::ListQuery query;
   if (body_query) {
@@ -303,21 +306,20 @@ awaitable<absl::StatusOr<http::Response>> HttpReads::HandleList(http::Request& r
   }
   absl::StatusOr<ManyRows> rows = co_await ReadMany(cache, resource, context, query, form, postgres, &request);
   if (!rows.ok()) co_return rows.status();
-  std::string etag = StrCat(
-      "W/\"", HexEncode(Sha256(StrCat(rows->text, rows->page.has_more() ? "+" : "", rows->page.total())).substr(0, 12)),
-      "\"");
+  // Of all but the cursors, which are never the same twice.
+  std::string& body = rows->text;
+  const size_t size = body.size();
+  StrAppend(&body, rows->page.has_more() ? "+" : "", rows->page.total());
+  std::string etag = StrCat("W/\"", HexEncode(Sha256(body).substr(0, 12)), "\"");
+  body.resize(size);
   if (request.Header("if-none-match") != nullptr) {
     CO_ASSIGN_OR_RETURN(const Tags none, ParseTags(request, "if-none-match"));
     if (Matches(none, etag)) co_return NotModified(std::move(etag));
   }
-  std::string body;
   if (form.format == RowFormat::kJson) {
-    body.reserve(rows->text.size() + 512);
-    StrAppend(&body, "{\"data\":[", rows->text, "],\"page\":");
+    body += "],\"page\":";
     RenderPage(rows->page, rows->counted, body);
     body += '}';
-  } else {
-    body = std::move(rows->text);
   }
   http::Response response = Answer(form.format, std::move(body), std::move(etag), rows->cost);
   if (!body_query) {

@@ -51,7 +51,8 @@ class HttpReads {
   struct Form {
     RowFormat format = RowFormat::kJson;
     bool escape_formulas = false;
-    bool tags = false;  // with each row's entity tag
+    bool tags = false;      // with each row's entity tag
+    std::string_view head;  // of JSON: what stands before the rows
   };
 
   ReadOptions Reading() const;

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "libs/records/read.h"
 
-#include <unordered_map>
-
+#include "absl/container/flat_hash_map.h"
 #include "absl/strings/numbers.h"
 #include "libs/base/json.h"
 #include "libs/base/problem.h"
@@ -77,27 +76,26 @@ awaitable<absl::Status> FetchRelated(Runner& runner, const catalog::Model& model
     const int n = level.rows->rows();
     related.group.assign(static_cast<size_t>(n), -1);
     std::vector<PgArray> arrays(ours.size());
-    std::unordered_map<std::string, int> seen;
-    std::string key;
+    absl::flat_hash_map<std::string, int> seen;
+    seen.reserve(static_cast<size_t>(n));
+    std::string composite;
+    // Several columns in one text.
+    const auto add = [&](std::string_view part) { StrAppend(&composite, part.size(), ":", part); };
     for (int row = 0; row < n; ++row) {
-      key.clear();
-      bool whole = true;
-      for (int position : ours) {
-        const int column = level.first_column + level.columns.at[position];
-        if (level.rows->IsNull(row, column)) {
-          whole = false;
-          break;
-        }
-        const std::string_view text = level.rows->Get(row, column);
-        if (ours.size() > 1) StrAppend(&key, text.size(), ":");
-        key.append(text);
-      }
+      composite.clear();
+      const auto cell = [&](int position) {
+        return level.rows->Get(row, level.first_column + level.columns.at[position]);
+      };
+      const bool whole = std::none_of(ours.begin(), ours.end(), [&](int position) {
+        return level.rows->IsNull(row, level.first_column + level.columns.at[position]);
+      });
       if (!whole) continue;
-      const auto [it, fresh] = seen.emplace(key, static_cast<int>(seen.size()));
+      if (ours.size() > 1) std::for_each(ours.begin(), ours.end(), [&](int position) { add(cell(position)); });
+      const std::string_view key = ours.size() > 1 ? std::string_view(composite) : cell(ours[0]);
+      const auto [it, fresh] = seen.try_emplace(ToAbsl(key), static_cast<int>(seen.size()));
       related.group[static_cast<size_t>(row)] = it->second;
       if (!fresh) continue;
-      for (size_t i = 0; i < ours.size(); ++i)
-        arrays[i].Add(level.rows->Get(row, level.first_column + level.columns.at[ours[i]]));
+      for (size_t i = 0; i < ours.size(); ++i) arrays[i].Add(cell(ours[i]));
     }
     related.groups.resize(seen.size());
     // A list's cursor holds its parent's key before the place in it; a parent that is not shown here has none to go on.
@@ -112,15 +110,18 @@ awaitable<absl::Status> FetchRelated(Runner& runner, const catalog::Model& model
     std::optional<RelatedPosition> from;
     if (!query.cursor.empty()) {
       CO_ASSIGN_OR_RETURN(Position position, OpenCursor(bind(), query.cursor, ours.size() + query.sort.size()));
-      key.clear();
+      composite.clear();
       for (size_t i = 0; i < ours.size(); ++i) {
         const std::string text = position.values[i].value_or("");
-        if (ours.size() > 1) StrAppend(&key, text.size(), ":");
-        key.append(text);
+        if (ours.size() > 1) {
+          add(text);
+        } else {
+          composite = text;
+        }
       }
       position.values.erase(position.values.begin(),
                             position.values.begin() + static_cast<std::ptrdiff_t>(ours.size()));
-      if (const auto parent = seen.find(key); parent != seen.end()) {
+      if (const auto parent = seen.find(composite); parent != seen.end()) {
         related.groups[static_cast<size_t>(parent->second)].backward = position.backward;
         from = RelatedPosition{.parent = parent->second + 1, .only = seen.size() == 1, .position = std::move(position)};
       }
@@ -138,7 +139,7 @@ awaitable<absl::Status> FetchRelated(Runner& runner, const catalog::Model& model
     for (int row = 0; row < found.rows(); ++row) {
       size_t number = 0;
       if (plain >= 0) {
-        number = static_cast<size_t>(seen.at(std::string(found.Get(row, related.level->columns.at[plain]))));
+        number = static_cast<size_t>(seen.at(ToAbsl(found.Get(row, related.level->columns.at[plain]))));
       } else {
         for (char c : found.Get(row, 0)) number = number * 10 + static_cast<size_t>(c - '0');
         --number;

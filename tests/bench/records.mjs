@@ -15,7 +15,7 @@ const graphql = `query Page($before: Datetime!) { allOrders(first: 50, orderBy: 
 
 // The load of one contender. In target and body {id} becomes an order of acme, {time} a moment while there were orders. Fails when an answer is not 200.
 async function load(url, target, { token = '', body = '', seconds }) {
-  const out = await output('wrk', ['-t', '1', '-c', '64', '-d', `${seconds}s`, '-s', path.join(here, 'wrk.lua'), url], {
+  const out = await output('wrk', ['-t', '1', '-c', '64', '-d', `${seconds}s`, '--timeout', '30s', '-s', path.join(here, 'wrk.lua'), url], {
     env: { ...process.env, BENCH_TOKEN: token, BENCH_TARGET: target, BENCH_BODY: body },
   });
   const { bad, ...figures } = JSON.parse(out.split('\n').find((line) => line.startsWith('{')));
