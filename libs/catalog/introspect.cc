@@ -218,7 +218,6 @@ void SplitNames(const std::vector<std::string>& tables, std::string* schemas, st
 }
 
 // What a query gives: names and type oids of its columns.
-using QueryColumns = std::vector<std::pair<std::string, uint32_t>>;
 
 // Parsed and planned, not run. As a single statement of the extended protocol, so that a text of several is refused;
 // inside a FROM, where nothing may write.
@@ -242,12 +241,19 @@ absl::StatusOr<QueryColumns> Describe(pqxx::transaction_base& tx, const std::str
 }
 
 Database Load(pqxx::transaction_base& tx, const pqxx::result& classes,
-              const std::map<std::string, std::string>& queries = {}) {
+              const std::map<std::string, std::string>& queries = {}, const Described* known = nullptr) {
   Database database;
-  std::map<std::string, QueryColumns> described;
+  Described& described = database.described;
   std::vector<uint32_t> query_types;
   for (const auto& [name, query] : queries) {
-    auto columns = Describe(tx, query);
+    absl::StatusOr<QueryColumns> columns;
+    if (known == nullptr) {
+      columns = Describe(tx, query);
+    } else if (const auto it = known->find(name); it != known->end()) {
+      columns = it->second;
+    } else {
+      columns = absl::NotFoundError("its columns were not published; run `mainstay publish` again");
+    }
     if (!columns.ok()) {
       database.broken_queries[name] = std::string(columns.status().message());
       continue;
@@ -445,10 +451,10 @@ absl::StatusOr<std::pair<std::string, std::string>> ParseTableName(std::string_v
 }
 
 absl::StatusOr<Database> Introspect(pqxx::transaction_base& tx, const std::vector<std::string>& tables,
-                                    const std::map<std::string, std::string>& queries) try {
+                                    const std::map<std::string, std::string>& queries, const Described* described) try {
   std::string schemas, names;
   SplitNames(tables, &schemas, &names);
-  Database database = Load(tx, tx.exec_params(kClassesByName, schemas, names), queries);
+  Database database = Load(tx, tx.exec_params(kClassesByName, schemas, names), queries, described);
   for (const pqxx::row& row : tx.exec(kNames)) database.names.emplace_back(row[0].c_str(), row[1].c_str());
   return database;
 } catch (...) {

@@ -80,12 +80,19 @@ struct Table {
   const Column* FindColumn(std::string_view column) const;
 };
 
+// What a query gives: names and types, the latter by their oids.
+using QueryColumns = std::vector<std::pair<std::string, uint32_t>>;
+using Described = std::map<std::string, QueryColumns>;  // by the query's name
+// Where that is known from.
+enum class QuerySource : uint8_t { kDatabase, kPublished };
+
 struct Database {
   std::map<std::pair<std::string, std::string>, Table> tables;  // by schema and name
   std::vector<std::pair<std::string, std::string>>
       names;                      // every table and view outside the system's schemas: for "did you mean"
   std::string default_collation;  // name and version of the database's own
   std::vector<std::string> search_configurations;     // of full-text search, quoted: "pg_catalog"."english"
+  Described described;                                // what the queries give
   std::map<std::string, std::string> broken_queries;  // by name: why PostgreSQL refuses them
   const Table* Find(std::string_view schema, std::string_view name) const;
 };
@@ -98,9 +105,12 @@ std::string QuoteName(std::string_view identifier);
 std::string QuoteName(std::string_view schema, std::string_view name);
 
 // Tables that do not exist are simply absent from the result. `queries`: SELECTs by name, which become views of that
-// name in the schema "" with the columns they give; with any, `tx` must be a transaction block.
+// name in the schema "" with the columns they give; with any, `tx` must be a transaction block. `described`: the
+// columns are known already, and PostgreSQL, which tells them only to those who may read what the query reads, is not
+// asked.
 absl::StatusOr<Database> Introspect(pqxx::transaction_base& tx, const std::vector<std::string>& tables,
-                                    const std::map<std::string, std::string>& queries = {});
+                                    const std::map<std::string, std::string>& queries = {},
+                                    const Described* described = nullptr);
 // The tables and views that queries read, quoted; of those PostgreSQL accepts. `tx` is a transaction block that may
 // write; nothing of it stays.
 absl::StatusOr<std::vector<std::string>> TablesOfQueries(pqxx::transaction_base& tx,

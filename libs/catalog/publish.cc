@@ -2,9 +2,11 @@
 #include "libs/catalog/publish.h"
 
 #include <map>
+#include <optional>
 #include <pqxx/pqxx>
 #include <set>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_join.h"
 #include "libs/base/json.h"
 #include "libs/base/status.h"
@@ -43,6 +45,35 @@ absl::StatusOr<std::map<std::string, std::string>> ParseMapJson(std::string text
   for (const JsonValue::Member& member : document.root().members())
     map[std::string(member.key)] = std::string(member.value.text());
   return map;
+}
+
+std::string DescribedJson(const Described& described) {
+  std::string out;
+  JsonWriter json(out);
+  json.BeginArray();
+  for (const auto& [name, columns] : described) {
+    json.BeginObject().Key("name").String(name).Key("columns").BeginArray();
+    for (const auto& [column, type] : columns) json.BeginArray().String(column).String(StrCat(type)).EndArray();
+    json.EndArray().EndObject();
+  }
+  json.EndArray();
+  return out;
+}
+absl::StatusOr<Described> ParseDescribedJson(std::string text) {
+  ASSIGN_OR_RETURN(const JsonDocument document, JsonDocument::Parse(std::move(text)));
+  Described described;
+  for (const JsonValue& query : document.root().items()) {
+    const JsonValue *name = query.Find("name"), *columns = query.Find("columns");
+    if (name == nullptr || columns == nullptr) return absl::InternalError("the stored columns of queries are damaged");
+    QueryColumns& list = described[std::string(name->text())];
+    for (const JsonValue& column : columns->items()) {
+      uint32_t type = 0;
+      if (column.items().size() != 2 || !absl::SimpleAtoi(ToAbsl(column.items()[1].text()), &type))
+        return absl::InternalError("the stored columns of queries are damaged");
+      list.emplace_back(column.items()[0].text(), type);
+    }
+  }
+  return described;
 }
 
 struct Prepared {
@@ -270,6 +301,7 @@ absl::StatusOr<Published> Publish(pqxx::transaction_base& tx, const std::vector<
     tx.exec_params(sql::kActivate, hash, by);
     tx.exec_params(sql::kHistory, hash, previous_hash, by);
   }
+  tx.exec_params(sql::kQueryColumns, DescribedJson(prepared.database.described));
   return Published{hash, Lines(prepared.built.warnings), changed};
 } catch (...) {
   return postgres::StatusFromCurrentException();
@@ -324,13 +356,18 @@ absl::StatusOr<Stored> LoadStored(pqxx::transaction_base& tx, const std::string&
   return postgres::StatusFromCurrentException();
 }
 
-absl::StatusOr<Built> LoadActive(pqxx::transaction_base& tx) {
+absl::StatusOr<Built> LoadActive(pqxx::transaction_base& tx, QuerySource queries) {
   ASSIGN_OR_RETURN(Stored stored, LoadStored(tx, ""));
   ASSIGN_OR_RETURN(Document document, ParseFiles(stored.files, stored.variables));
   if (document.hash() != stored.hash)
     return absl::DataLossError(
         StrCat("the stored catalog ", stored.hash, " was changed: its content has the hash ", document.hash()));
-  ASSIGN_OR_RETURN(Database database, Introspect(tx, document.Tables(), document.Queries()));
+  std::optional<Described> described;
+  if (queries == QuerySource::kPublished && !document.Queries().empty()) {
+    ASSIGN_OR_RETURN(described, ParseDescribedJson(tx.exec1(sql::kStoredQueryColumns)[0].c_str()));
+  }
+  ASSIGN_OR_RETURN(Database database, Introspect(tx, document.Tables(), document.Queries(),
+                                                 described.has_value() ? &*described : nullptr));
   return Build(document, database);
 }
 

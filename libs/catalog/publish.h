@@ -70,6 +70,6 @@ absl::StatusOr<Stored> LoadStored(pqxx::transaction_base& tx, const std::string&
 
 // The active catalog joined with the live tables, as services do it: resources that do not fit are marked broken.
 // NotFound when none was published.
-absl::StatusOr<Built> LoadActive(pqxx::transaction_base& tx);
+absl::StatusOr<Built> LoadActive(pqxx::transaction_base& tx, QuerySource queries = QuerySource::kDatabase);
 
 }  // namespace mainstay::catalog

@@ -24,6 +24,10 @@ inline constexpr char kActivate[] = R"sql(
 INSERT INTO mainstay.catalog_active (one, hash, activated_by) VALUES (true, $1, $2)
 ON CONFLICT (one) DO UPDATE SET hash = excluded.hash, activated_at = now(), activated_by = excluded.activated_by)sql";
 
+inline constexpr char kQueryColumns[] =
+    "UPDATE mainstay.catalog_active SET query_columns = $1::jsonb WHERE query_columns <> $1::jsonb";
+inline constexpr char kStoredQueryColumns[] = "SELECT query_columns::text FROM mainstay.catalog_active";
+
 inline constexpr char kHistory[] =
     "INSERT INTO mainstay.catalog_history (hash, previous, activated_by) VALUES ($1, nullif($2, ''), $3)";
 

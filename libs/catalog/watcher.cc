@@ -86,6 +86,18 @@ struct Watcher::Impl {
   }
   bool Loaded() const { return !Current()->hash.empty(); }
 
+  // Those to ask PostgreSQL about.
+  std::map<std::string, std::string> Queries(const Model& of) const {
+    return options.queries == QuerySource::kDatabase ? QueriesOf(of) : std::map<std::string, std::string>();
+  }
+
+  absl::StatusOr<std::string> Fingerprint(pqxx::transaction_base& tx, const Model& of,
+                                          const std::map<std::string, std::string>& queries) const {
+    ASSIGN_OR_RETURN(std::string out, SchemaFingerprint(tx, TablesOf(of), queries));
+    if (options.queries == QuerySource::kPublished) out += tx.exec1(sql::kStoredQueryColumns)[0].c_str();
+    return out;
+  }
+
   // One round: is there another hash, or have the tables changed? Loads if so.
   absl::Status Look(bool force) ABSL_LOCKS_EXCLUDED(looking, mu) {
     absl::MutexLock lock(&looking);
@@ -104,11 +116,11 @@ struct Watcher::Impl {
     const absl::Time deadline = absl::Now() + absl::Seconds(30);
     const bool check_schema = force || absl::Now() >= next_schema;
     std::map<std::string, std::string> queries;  // looked at only with the schema, for which they need a transaction
-    if (check_schema) queries = QueriesOf(now);
+    if (check_schema) queries = Queries(now);
     const auto look = [&](pqxx::transaction_base& tx) -> absl::Status {
       ASSIGN_OR_RETURN(active, ActiveHash(tx));
       if (check_schema && active == now.hash) {
-        ASSIGN_OR_RETURN(seen, SchemaFingerprint(tx, TablesOf(now), queries));
+        ASSIGN_OR_RETURN(seen, Fingerprint(tx, now, queries));
       }
       return absl::OkStatus();
     };
@@ -123,8 +135,8 @@ struct Watcher::Impl {
     Built built;
     std::string built_on;
     status = pool.Snapshot(deadline, [&](pqxx::transaction_base& tx) -> absl::Status {
-      ASSIGN_OR_RETURN(built, LoadActive(tx));
-      ASSIGN_OR_RETURN(built_on, SchemaFingerprint(tx, TablesOf(*built.model), QueriesOf(*built.model)));
+      ASSIGN_OR_RETURN(built, LoadActive(tx, options.queries));
+      ASSIGN_OR_RETURN(built_on, Fingerprint(tx, *built.model, Queries(*built.model)));
       return absl::OkStatus();
     });
     if (!status.ok()) {

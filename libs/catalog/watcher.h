@@ -14,6 +14,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "libs/base/clock.h"
+#include "libs/catalog/introspect.h"
 #include "libs/catalog/model.h"
 #include "libs/postgres/pool.h"
 
@@ -28,6 +29,8 @@ struct WatcherOptions {
   absl::Duration schema_poll = absl::Seconds(10);
   // How often to renew this process's row in catalog_seen when nothing changes.
   absl::Duration report = absl::Seconds(30);
+  // Of services that may not read everything: those that serve records look for themselves.
+  QuerySource queries = QuerySource::kPublished;
 };
 
 class Watcher {

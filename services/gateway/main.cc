@@ -45,7 +45,8 @@ absl::StatusOr<int> Serve(const Options& options) {
   ASSIGN_OR_RETURN(rpc::Verifier verifier, options.service.MakeVerifier());
 
   postgres::Pool pool({.url = options.service.database_url, .application_name = "mainstay-gateway", .size = 2});
-  catalog::Watcher watcher(pool, {.service = "gateway", .instance = rpc::InstanceName()});
+  catalog::Watcher watcher(
+      pool, {.service = "gateway", .instance = rpc::InstanceName(), .queries = catalog::QuerySource::kDatabase});
   if (const absl::Status loaded = watcher.Start(); !loaded.ok())
     log::Warn("no catalog yet", {{"reason", ToStd(loaded.message())}});
 

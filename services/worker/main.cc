@@ -127,7 +127,8 @@ int Main(int argc, char** argv) {
       "handlers", options.database_connections > 0 ? static_cast<int>(options.database_connections) : threads));
   postgres::Pool api_pool(pool_options("api", 6));
 
-  catalog::Watcher watcher(api_pool, {.service = "worker", .instance = name});
+  catalog::Watcher watcher(api_pool,
+                           {.service = "worker", .instance = name, .queries = catalog::QuerySource::kDatabase});
   std::once_flag watching;
   auto watch = [&watcher] {
     if (const absl::Status status = watcher.Start(); !status.ok())

@@ -253,6 +253,15 @@ describe('import and export', () => {
     assertProblem(await suite.api('GET', `/mainstay/v1/imports/${created.id}`, { key: 'globex' }), 404, 'not-found');
   });
 
+  it('exports what a query gives', async () => {
+    const created = await suite.ok(201, 'POST', '/mainstay/v1/exports', { body: { resource: 'revenue-by-day', format: 'csv', query: 'sort=day&fields=day,orders&limit=3' } });
+    const ended = await suite.ended('exports', created.id);
+    assert.equal(ended.state, 'succeeded', JSON.stringify(ended));
+    const { text } = await suite.api('GET', `/mainstay/v1/exports/${created.id}/file`);
+    const rows = await suite.sql("SELECT (created_at AT TIME ZONE 'UTC')::date::text, count(*) FROM shop.orders WHERE tenant_id = 'acme' AND status = 'paid' GROUP BY 1 ORDER BY 1 LIMIT 3");
+    assert.deepEqual(text.replace(/^\uFEFF/, '').trimEnd().split(/\r?\n/), ['day,orders', ...rows.map((row) => row.join(','))]);
+  });
+
   it('exports orders as CSV, in the background', async () => {
     const created = await suite.ok(201, 'POST', '/mainstay/v1/exports', { body: { resource: 'orders', format: 'csv', query: 'filter[status]=shipped&sort=id&fields=id,number,total' } });
     const ended = await suite.ended('exports', created.id);

@@ -105,6 +105,26 @@ TEST_CASE("a query in place of a table: the services may read what it reads, as 
   CHECK(revenue.view);
   CHECK(revenue.FindField("orders")->type.family == TypeFamily::kInt64);
   tx.abort();
+  {
+    // A service that may not read it knows it as it was published.
+    pqxx::connection other(testing::Postgres::As(url, "mainstay_transfer"));
+    pqxx::work look(other);
+    CHECK_FALSE(LoadActive(look)->model->FindResource("revenue")->problem.empty());
+    absl::StatusOr<Built> known = LoadActive(look, QuerySource::kPublished);
+    REQUIRE_THAT(known, IsOk());
+    const Resource& same = *known->model->FindResource("revenue");
+    CHECK(same.problem.empty());
+    CHECK(same.FindField("orders")->type.family == TypeFamily::kInt64);
+    CHECK(same.FindField("country")->type.name == revenue.FindField("country")->type.name);
+  }
+  // What it gives may change, and the text stay.
+  Sql(url, "ALTER TABLE shop.customers ALTER COLUMN country TYPE varchar(60)");
+  REQUIRE_THAT(Publish(url, OneFile(std::string(kOrders) + kRevenue), {}, "ada"), IsOk());
+  CHECK(
+      SqlValue(
+          url,
+          "SELECT query_columns->0->'columns'->1->>0 || ' ' || (query_columns->0->'columns'->1->>1)::oid::regtype FROM "
+          "mainstay.catalog_active") == "country character varying");
   REQUIRE_THAT(Publish(url, OneFile(kOrders), {}, "ada"), IsOk());
   CHECK_FALSE(May(url, "mainstay_gateway", "SELECT", "shop.customers"));
 }

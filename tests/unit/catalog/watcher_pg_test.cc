@@ -45,12 +45,14 @@ class Seen {
 };
 
 struct Service {
-  explicit Service(const std::string& url)
-      : pool({.url = testing::Postgres::As(url, "mainstay_gateway"), .application_name = "test", .size = 2}),
+  explicit Service(const std::string& url, const std::string& role = "mainstay_gateway",
+                   QuerySource queries = QuerySource::kDatabase)
+      : pool({.url = testing::Postgres::As(url, role), .application_name = "test", .size = 2}),
         watcher(pool, {.service = "gateway",
                        .instance = "one",
                        .poll = absl::Milliseconds(20),
-                       .schema_poll = absl::Milliseconds(100)}) {
+                       .schema_poll = absl::Milliseconds(100),
+                       .queries = queries}) {
     watcher.OnChange([this](ModelPtr model) { seen.Add(std::move(model)); });
   }
   Seen seen;
@@ -161,6 +163,19 @@ TEST_CASE("what a query gives is looked at again when its tables change") {
   CHECK_THAT(service.seen.Await(3)->FindResource("q")->problem, Catch::Contains("\"shop.orders\" does not exist"));
   Sql(url, "ALTER TABLE shop.sales RENAME TO orders");
   CHECK(service.seen.Await(4)->FindResource("q")->problem.empty());
+}
+
+TEST_CASE(
+    "a service that may not read what a query reads takes its columns as published, also when only these change") {
+  const std::string url = ShopDatabase(true);
+  const auto catalog = OneFile("resources: {q: {query: 'SELECT * FROM shop.orders', tenant: tenant_id, key: id}}");
+  REQUIRE_THAT(Publish(url, catalog, {}, "ada"), IsOk());
+  Service service(url, "mainstay_transfer", QuerySource::kPublished);
+  REQUIRE_THAT(service.watcher.Start(), IsOk());
+  CHECK(service.seen.Await(1)->FindResource("q")->problem.empty());
+  Sql(url, "ALTER TABLE shop.orders ADD COLUMN shipped_at timestamptz");
+  REQUIRE_THAT(Publish(url, catalog, {}, "ada"), IsOk());
+  CHECK(service.seen.Await(2)->FindResource("q")->FindField("shipped_at") != nullptr);
 }
 
 TEST_CASE("PostgreSQL away: the model stays, and catches up when it is back") {
