@@ -217,8 +217,6 @@ void SplitNames(const std::vector<std::string>& tables, std::string* schemas, st
   *names = std::move(name_array).Finish();
 }
 
-// What a query gives: names and type oids of its columns.
-
 // Parsed and planned, not run. As a single statement of the extended protocol, so that a text of several is refused;
 // inside a FROM, where nothing may write.
 absl::StatusOr<QueryColumns> Describe(pqxx::transaction_base& tx, const std::string& query) {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "libs/records/read.h"
 
+#include <algorithm>
+
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/numbers.h"
 #include "libs/base/json.h"
@@ -78,24 +80,20 @@ awaitable<absl::Status> FetchRelated(Runner& runner, const catalog::Model& model
     std::vector<PgArray> arrays(ours.size());
     absl::flat_hash_map<std::string, int> seen;
     seen.reserve(static_cast<size_t>(n));
-    std::string composite;
-    // Several columns in one text.
-    const auto add = [&](std::string_view part) { StrAppend(&composite, part.size(), ":", part); };
+    std::string key;
+    const auto add = [&](std::string_view part) {
+      if (ours.size() > 1) StrAppend(&key, part.size(), ":");
+      key.append(part);
+    };
     for (int row = 0; row < n; ++row) {
-      composite.clear();
-      const auto cell = [&](int position) {
-        return level.rows->Get(row, level.first_column + level.columns.at[position]);
-      };
-      const bool whole = std::none_of(ours.begin(), ours.end(), [&](int position) {
-        return level.rows->IsNull(row, level.first_column + level.columns.at[position]);
-      });
-      if (!whole) continue;
-      if (ours.size() > 1) std::for_each(ours.begin(), ours.end(), [&](int position) { add(cell(position)); });
-      const std::string_view key = ours.size() > 1 ? std::string_view(composite) : cell(ours[0]);
-      const auto [it, fresh] = seen.try_emplace(ToAbsl(key), static_cast<int>(seen.size()));
+      key.clear();
+      const auto column = [&](int position) { return level.first_column + level.columns.at[position]; };
+      if (std::any_of(ours.begin(), ours.end(), [&](int p) { return level.rows->IsNull(row, column(p)); })) continue;
+      for (int position : ours) add(level.rows->Get(row, column(position)));
+      const auto [it, fresh] = seen.try_emplace(key, static_cast<int>(seen.size()));
       related.group[static_cast<size_t>(row)] = it->second;
       if (!fresh) continue;
-      for (size_t i = 0; i < ours.size(); ++i) arrays[i].Add(cell(ours[i]));
+      for (size_t i = 0; i < ours.size(); ++i) arrays[i].Add(level.rows->Get(row, column(ours[i])));
     }
     related.groups.resize(seen.size());
     // A list's cursor holds its parent's key before the place in it; a parent that is not shown here has none to go on.
@@ -110,18 +108,11 @@ awaitable<absl::Status> FetchRelated(Runner& runner, const catalog::Model& model
     std::optional<RelatedPosition> from;
     if (!query.cursor.empty()) {
       CO_ASSIGN_OR_RETURN(Position position, OpenCursor(bind(), query.cursor, ours.size() + query.sort.size()));
-      composite.clear();
-      for (size_t i = 0; i < ours.size(); ++i) {
-        const std::string text = position.values[i].value_or("");
-        if (ours.size() > 1) {
-          add(text);
-        } else {
-          composite = text;
-        }
-      }
+      key.clear();
+      for (size_t i = 0; i < ours.size(); ++i) add(position.values[i].value_or(""));
       position.values.erase(position.values.begin(),
                             position.values.begin() + static_cast<std::ptrdiff_t>(ours.size()));
-      if (const auto parent = seen.find(composite); parent != seen.end()) {
+      if (const auto parent = seen.find(key); parent != seen.end()) {
         related.groups[static_cast<size_t>(parent->second)].backward = position.backward;
         from = RelatedPosition{.parent = parent->second + 1, .only = seen.size() == 1, .position = std::move(position)};
       }

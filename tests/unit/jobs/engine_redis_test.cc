@@ -209,16 +209,20 @@ TEST_CASE("a key goes on while thousands of other jobs stand in the stream") {
   World w;
   Registry registry;
   std::atomic<int> others = 0, before_last = -1;
+  absl::Notification last_began;
   // Too long for runs: each takes a turn of its own.
   registry.Register("test.keyed", [&](RunningJob& job) {
     absl::SleepFor(absl::Milliseconds(15));
-    if (job.args() == "8") before_last = others.load();
+    if (job.args() == "8" && !last_began.HasBeenNotified()) {
+      before_last = others.load();
+      last_began.Notify();
+    }
     return Outcome::Done();
   });
-  // All of them take so long that a turn of the key has most of a second, however busy the machine is; once the last has
-  // had its turn there is nothing left to wait for.
+  // All of them take so long that a turn of the key has most of a second, however busy the machine is; once the last
+  // has had its turn there is nothing left to wait for.
   registry.Register("test.other", [&](RunningJob&) {
-    absl::SleepFor(absl::Milliseconds(before_last < 0 ? 20 : 1));
+    last_began.WaitForNotificationWithTimeout(absl::Milliseconds(20));
     ++others;
     return Outcome::Done();
   });
