@@ -294,7 +294,7 @@ TEST_CASE("only lists that one index answers share connections; others are plann
   CHECK(cheap("things", "sort=-day:nulls_last"));
   CHECK(cheap("things", "sort=day:nulls_first"));
   CHECK_FALSE(cheap("things", "sort=-day"));
-  CHECK_FALSE(cheap("things", "sort=score"));     // the index has ids the other way round
+  CHECK_FALSE(cheap("things", "sort=score"));      // the index has ids the other way round
   CHECK_FALSE(cheap("things", "sort=score,-id"));  // a cursor would be more than one place in it
 }
 
