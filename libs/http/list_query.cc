@@ -6,7 +6,9 @@
 #include <optional>
 #include <set>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
 #include "libs/base/json.h"
 #include "libs/base/problem.h"
 #include "libs/base/status.h"
@@ -164,19 +166,7 @@ class FilterBuilder {
     if (node.is_null) return Invalid(node.place, "a list of values is expected");
     if (node.is_leaf) {
       if (node.place.kind == FieldError::Place::kPointer) return Invalid(node.place, "a list of values is expected");
-      std::string value;
-      const std::string& text = node.values[0];
-      for (size_t i = 0; i < text.size(); ++i) {
-        if (text[i] == '\\' && i + 1 < text.size() && (text[i + 1] == ',' || text[i + 1] == '\\')) {
-          value += text[++i];
-        } else if (text[i] == ',') {
-          condition->add_values(std::move(value));
-          value.clear();
-        } else {
-          value += text[i];
-        }
-      }
-      condition->add_values(std::move(value));
+      for (std::string& value : SplitValues(node.values[0])) condition->add_values(std::move(value));
     } else {
       RETURN_IF_ERROR(DenseList(node));
       for (size_t i = 0; i < node.parts.size(); ++i) {
@@ -392,6 +382,42 @@ absl::Status Graft(const std::vector<std::string_view>& keys, size_t from, const
 
 }  // namespace
 
+std::optional<std::string> DecodeParameter(std::string_view sent) {
+  std::optional<std::string> text = PercentDecode(sent, /*plus_is_space=*/true);
+  if (text.has_value() && (!IsValidUtf8(*text) || text->find('\0') != std::string::npos)) text.reset();
+  return text;
+}
+
+std::vector<std::string> SplitValues(std::string_view text) {
+  std::vector<std::string> values(1);
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == '\\' && i + 1 < text.size() && (text[i + 1] == ',' || text[i + 1] == '\\')) {
+      values.back() += text[++i];
+    } else if (text[i] == ',') {
+      values.emplace_back();
+    } else {
+      values.back() += text[i];
+    }
+  }
+  return values;
+}
+
+QueryForm FormOf(std::string_view query) {
+  QueryForm form;
+  form.text.reserve(query.size());
+  for (const absl::string_view part : absl::StrSplit(ToAbsl(query), '&')) {
+    const std::string_view pair = ToStd(part);
+    const size_t equals = std::min(pair.find('='), pair.size());
+    const std::string_view name = pair.substr(0, equals), value = pair.substr(std::min(equals + 1, pair.size()));
+    // true and false decide on the statement itself (is_null).
+    const bool varies = (name == "cursor" || absl::StrContains(ToAbsl(name), "filter")) && !value.empty() &&
+                        value != "true" && value != "false";
+    StrAppend(&form.text, varies ? name : pair, varies ? "=?&" : "&");
+    if (varies) form.values.emplace_back(name, value);
+  }
+  return form;
+}
+
 absl::StatusOr<Parameters> ParseQueryString(std::string_view query) {
   Parameters parameters;
   if (query.empty()) return parameters;
@@ -400,14 +426,11 @@ absl::StatusOr<Parameters> ParseQueryString(std::string_view query) {
     const std::string_view pair = query.substr(0, end);
     if (parameters.size() >= kMaxParameters) return MakeProblem("invalid-parameter", "there are too many parameters");
     const size_t equals = pair.find('=');
-    auto name = PercentDecode(pair.substr(0, equals), /*plus_is_space=*/true);
-    auto value = PercentDecode(equals == std::string_view::npos ? std::string_view() : pair.substr(equals + 1), true);
-    const auto usable = [](const std::optional<std::string>& text) {
-      return text && IsValidUtf8(*text) && text->find('\0') == std::string::npos;
-    };
-    if (!usable(name) || name->empty())
+    auto name = DecodeParameter(pair.substr(0, equals));
+    auto value = DecodeParameter(equals == std::string_view::npos ? std::string_view() : pair.substr(equals + 1));
+    if (!name.has_value() || name->empty())
       return MakeProblem("invalid-parameter", "a parameter's name is missing or not percent-encoded UTF-8");
-    if (!usable(value))
+    if (!value.has_value())
       return Invalid({FieldError::Place::kParameter, *name}, "the value is not percent-encoded UTF-8");
     parameters.emplace_back(*std::move(name), *std::move(value));
     if (end == query.size()) return parameters;

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -31,6 +32,18 @@ using Parameters = std::vector<std::pair<std::string, std::string>>;
 
 // "a=1&b%5Bc%5D=x+y" → pairs in the order sent. Refuses broken escapes, invalid UTF-8, NUL, and more than 500 of them.
 absl::StatusOr<Parameters> ParseQueryString(std::string_view query);
+
+// A query apart from what its conditions are compared with and its cursor. Queries of one form ask the same of the
+// catalog, so what was worked out for one serves them all.
+struct QueryForm {
+  std::string text;
+  std::vector<std::pair<std::string_view, std::string_view>> values;  // name and value as sent, in that order
+};
+QueryForm FormOf(std::string_view query);
+// A name or a value; nullopt where ParseQueryString refuses it.
+std::optional<std::string> DecodeParameter(std::string_view sent);
+// "a,b" with "\," for a comma.
+std::vector<std::string> SplitValues(std::string_view text);
 
 struct ListQueryLimits {
   int leaves = 50;       // conditions in the filter tree

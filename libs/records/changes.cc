@@ -106,7 +106,7 @@ void BuildHistory(SqlBuilder& sql, const Resource& resource, const Access& acces
   for (const std::string& part : key) parts.Add(part);
   std::string where = StrCat("c.resource = ", sql.Bind(resource.name, "text"),
                              " AND c.key = ", sql.Bind(std::move(parts).Finish(), "text[]"));
-  if (resource.tenant >= 0 && !sql.all_tenants()) StrAppend(&where, " AND c.tenant = ", sql.Tenant("text"));
+  if (resource.tenant >= 0 && !sql.all_tenants()) StrAppend(&where, " AND c.tenant = ", sql.Tenant());
   if (before.has_value())
     StrAppend(&where, " AND (c.xid, c.id) < (", sql.Bind(StrCat(before->xid), "xid8"), ", ",
               sql.Bind(StrCat(before->id), "bigint"), ")");
@@ -155,7 +155,7 @@ void RenderHistory(const Resource& resource, const Access& access, const Rows& r
 
 void BuildFeed(SqlBuilder& sql, const Resource& resource, const Access& access, const FeedPosition& after, int limit) {
   std::string where = StrCat("c.resource = ", sql.Bind(resource.name, "text"));
-  if (resource.tenant >= 0 && !sql.all_tenants()) StrAppend(&where, " AND c.tenant = ", sql.Tenant("text"));
+  if (resource.tenant >= 0 && !sql.all_tenants()) StrAppend(&where, " AND c.tenant = ", sql.Tenant());
   if (resource.tenant < 0) where += " AND c.tenant = ''";
   StrAppend(&where, " AND (c.xid, c.id) > (", sql.Bind(StrCat(after.xid), "xid8"), ", ",
             sql.Bind(StrCat(after.id), "bigint"), ") AND c.xid < pg_snapshot_xmin(pg_current_snapshot())");

@@ -41,10 +41,15 @@ absl::Status TooLong() {
 
 }  // namespace
 
-CursorBinding BindCursor(std::string_view key, const catalog::Model& model, const ListQuery& query,
+CursorBinding BindCursor(std::string_view key, const catalog::Model& model, const ListQuery& query, const Given& given,
                          const CallContext& context, absl::Time now, absl::Duration life) {
   CursorBinding binding{.key = key, .now = now, .life = life};
-  binding.shape = Sha256(StrCat(model.schema_hash, "|", query.shape)).substr(0, kDigest);
+  std::string shape = StrCat(model.schema_hash, "|", query.shape);
+  for (int i = query.first_argument; i < query.end_argument; ++i) {
+    const std::string& sent = given.sent[static_cast<size_t>(i)];
+    StrAppend(&shape, "|", sent.size(), ":", sent);
+  }
+  binding.shape = Sha256(shape).substr(0, kDigest);
   const Principal& principal = context.principal;
   binding.view =
       Sha256(StrCat(principal.tenant, "\x1f", principal.subject, "\x1f", query.access->fingerprint)).substr(0, kDigest);

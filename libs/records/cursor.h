@@ -12,7 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "libs/base/principal.h"
-#include "libs/records/plan.h"
+#include "libs/records/prepared.h"
 
 namespace mainstay::records {
 
@@ -23,7 +23,8 @@ struct CursorBinding {
   absl::Time now;
   absl::Duration life = absl::Hours(24);
 };
-CursorBinding BindCursor(std::string_view key, const catalog::Model& model, const ListQuery& query,
+// `given`: to the query's arguments.
+CursorBinding BindCursor(std::string_view key, const catalog::Model& model, const ListQuery& query, const Given& given,
                          const CallContext& context, absl::Time now, absl::Duration life);
 
 inline constexpr size_t kMaxCursor = 4096;  // as texts; what http::ListQueryLimits lets through

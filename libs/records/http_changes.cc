@@ -232,7 +232,7 @@ awaitable<absl::StatusOr<http::Response>> HttpChanges::HandleHistory(http::Reque
   ListQuery binding_query = DefaultProjection(resource, access);
   binding_query.shape = StrCat("history|", resource.name, "|", FormatKey(resource, {key.begin(), key.end()}));
   const CursorBinding binding =
-      BindCursor(options_.cursor_key, *cache->model, binding_query, context, clock_.Now(), options_.cursor_life);
+      BindCursor(options_.cursor_key, *cache->model, binding_query, {}, context, clock_.Now(), options_.cursor_life);
   std::optional<FeedPosition> before;
   if (!cursor.empty()) {
     CO_ASSIGN_OR_RETURN(const Position position, OpenCursor(binding, cursor, 1));
@@ -251,7 +251,8 @@ awaitable<absl::StatusOr<http::Response>> HttpChanges::HandleHistory(http::Reque
   if (n == 0 && !before.has_value()) {
     // Nothing was kept: then the row itself says whether there is one.
     SqlBuilder look(context);
-    BuildGet(look, binding_query, ColumnsOf(binding_query, false), key);
+    BuildGet(look, binding_query, ColumnsOf(binding_query, false));
+    look.Fill({.context = context, .keys = key});
     const absl::StatusOr<RowsPtr> row = co_await runner->Run(std::move(look.text), std::move(look.params));
     if (!row.ok()) co_return row.status();
     if ((*row)->rows() == 0) co_return NotFound();

@@ -22,18 +22,6 @@ using boost::asio::awaitable;
 using catalog::ModelPtr;
 using catalog::Resource;
 
-// A read by id, planned.
-struct GetPlan {
-  std::unique_ptr<ListQuery> query;
-  Columns columns;
-  postgres::SqlPtr sql;
-  postgres::Params params;  // the key's come first
-  std::vector<std::pair<int, Operand::Kind>> principal_params;
-  bool reusable = true;
-  int64_t cost = 0;
-  explicit GetPlan(std::unique_ptr<ListQuery> q) : query(std::move(q)), columns(ColumnsOf(*query, true)) {}
-};
-
 struct HttpReads::OneRow {
   std::string json, etag;
   int64_t cost = 0;
@@ -50,6 +38,7 @@ struct HttpReads::ManyRows {
 namespace {
 
 constexpr int64_t kLeastBatch = 16;  // rows of a stream fetched together
+constexpr size_t kMaxCachedForm = 1024;
 constexpr std::string_view kSnapshot = "ISOLATION LEVEL REPEATABLE READ, READ ONLY";
 
 // The query as sent with another cursor.
@@ -78,6 +67,10 @@ absl::Status CheckForm(RowFormat format, const ListQuery& query) {
   return BadParameter("expand", "a row of CSV holds no related records; ask for application/x-ndjson");
 }
 
+std::string WeakTag(std::string_view text) {
+  return StrCat("W/\"", HexEncode(Sha256(text).substr(0, 12)), "\"");
+}
+
 http::Response Answer(RowFormat format, std::string body, std::string etag, int64_t cost) {
   http::Response response = Json(200, std::move(body), std::move(etag));
   for (auto& [name, value] : response.headers)
@@ -103,64 +96,58 @@ Resolver HttpReads::MakeResolver(ModelCache& cache, const CallContext& context) 
                   [&cache, &context](const Resource& resource) { return cache.AccessOf(resource, context.principal); });
 }
 
-absl::StatusOr<std::shared_ptr<const GetPlan>> HttpReads::PlanGet(ModelCache& cache, const Resource& resource,
-                                                                  const CallContext& context,
-                                                                  const common::v1::ListQuery& query,
-                                                                  const std::vector<std::string>& key) const {
+absl::StatusOr<std::shared_ptr<ReadPlan>> HttpReads::Plan(ReadPlan::Of what, ModelCache& cache,
+                                                          const Resource& resource, const CallContext& context,
+                                                          const common::v1::ListQuery& query, bool versions) const {
   Resolver resolver = MakeResolver(cache, context);
   ASSIGN_OR_RETURN(std::unique_ptr<ListQuery> resolved, resolver.Resolve(resource, query));
-  resolved->limit = 1;
-  const int64_t cost = Score(*resolved);
-  RETURN_IF_ERROR(CheckScore(cost, options_.query_cost_limit));
-  auto plan = std::make_shared<GetPlan>(std::move(resolved));
-  plan->cost = cost;
-  SqlBuilder sql(context);
-  BuildGet(sql, *plan->query, plan->columns, key);
-  plan->sql = cache.sql->Get(std::move(sql.text));
-  plan->params = std::move(sql.params);
-  plan->principal_params = std::move(sql.principal_params);
-  // A cursor comes once.
-  plan->reusable = sql.reusable && std::none_of(query.expand().begin(), query.expand().end(),
-                                                [](const auto& expand) { return !expand.query().cursor().empty(); });
-  return std::shared_ptr<const GetPlan>(std::move(plan));
-}
-
-absl::StatusOr<std::shared_ptr<const GetPlan>> HttpReads::FindGetPlan(ModelCache& cache, const Resource& resource,
-                                                                      const CallContext& context, std::string_view text,
-                                                                      const std::vector<std::string>& key) const {
-  std::string name;
-  name.reserve(96);
-  name.append(resource.name);
-  for (const std::string& role : context.principal.roles) name.append("\x1f").append(role);
-  name.append(context.principal.tenant == kAllTenants ? "\x1e*" : "\x1e").append(text);
-  if (const auto it = cache.gets.find(name); it != cache.gets.end()) return it->second;
-  common::v1::ListQuery query;
-  if (!text.empty()) {
-    ASSIGN_OR_RETURN(query, http::ParseListQuery(text));
-    RETURN_IF_ERROR(OnlyProjection(query));
-  }
-  ASSIGN_OR_RETURN(std::shared_ptr<const GetPlan> plan, PlanGet(cache, resource, context, query, key));
-  if (plan->reusable && text.size() <= 256) {
-    if (cache.gets.size() > kMaxCachedPlans) cache.gets.clear();
-    cache.gets.emplace(std::move(name), plan);
-  }
+  if (what == ReadPlan::Of::kRecord) resolved->limit = 1;
+  auto plan = std::make_shared<ReadPlan>(what, std::move(resolved), context, versions, cache.sql);
+  RETURN_IF_ERROR(CheckScore(plan->cost(), options_.query_cost_limit));
   return plan;
 }
 
-awaitable<absl::StatusOr<HttpReads::OneRow>> HttpReads::ReadOne(CachePtr cache, std::shared_ptr<const GetPlan> plan,
+absl::StatusOr<HttpReads::Planned> HttpReads::Find(ReadPlan::Of what, ModelCache& cache, const Resource& resource,
+                                                   const CallContext& context, std::string_view text) const {
+  const bool record = what == ReadPlan::Of::kRecord;
+  auto& plans = record ? cache.records : cache.lists;
+  const http::QueryForm form = http::FormOf(text);
+  std::string name;
+  name.reserve(128 + form.text.size());
+  name.append(resource.name);
+  for (const std::string& role : context.principal.roles) name.append("\x1f").append(role);
+  name.append(context.principal.tenant == kAllTenants ? "\x1e*" : "\x1e").append(form.text);
+  if (const auto it = plans.find(name); it != plans.end()) {
+    if (std::optional<Given> given = it->second->ValuesOf(form); given.has_value())
+      return Planned{it->second, *std::move(given)};
+  }
+  common::v1::ListQuery query;
+  if (!text.empty()) {
+    ASSIGN_OR_RETURN(query, http::ParseListQuery(text));
+    if (record) RETURN_IF_ERROR(OnlyProjection(query));
+  }
+  ASSIGN_OR_RETURN(std::shared_ptr<ReadPlan> plan, Plan(what, cache, resource, context, query, /*versions=*/record));
+  if (form.text.size() <= kMaxCachedForm && plan->Take(form)) {
+    if (plans.size() >= kMaxCachedPlans) plans.clear();
+    plans.insert_or_assign(std::move(name), plan);
+  }
+  Given given = plan->query().given;
+  return Planned{std::move(plan), std::move(given)};
+}
+
+awaitable<absl::StatusOr<HttpReads::OneRow>> HttpReads::ReadOne(CachePtr cache, Planned planned,
                                                                 const CallContext& context,
                                                                 std::vector<std::string> key,
                                                                 postgres::AsyncPostgres& postgres,
                                                                 const http::Request* request) const {
-  postgres::Statement statement{plan->sql, plan->params};
-  for (size_t i = 0; i < key.size(); ++i) statement.params[i] = std::move(key[i]);
-  for (const auto& [index, kind] : plan->principal_params)
-    statement.params[static_cast<size_t>(index)] =
-        kind == Operand::Kind::kTenant ? context.principal.tenant : context.principal.subject;
-  Level level(*plan->query, plan->columns);
+  const auto& [plan, given] = planned;
+  postgres::Statement statement{plan->rows().sql(),
+                                plan->rows().Fill({.context = context, .given = &given, .keys = key})};
+  const bool expanded = !plan->level().below.empty();
+  Level level(plan->level());
   OneRow out;
-  out.cost = plan->cost;
-  if (plan->query->expansions.empty()) {
+  out.cost = plan->cost();
+  if (!expanded) {
     absl::StatusOr<postgres::Result> result = co_await postgres.Execute(std::move(statement), context.deadline);
     if (!result.ok()) co_return ReadFailure(result.status());
     level.rows = WrapResult(*std::move(result));
@@ -175,7 +162,7 @@ awaitable<absl::StatusOr<HttpReads::OneRow>> HttpReads::ReadOne(CachePtr cache, 
     level.rows = WrapResult(*std::move(result));
     if (level.rows->rows() > 0) {
       const std::unique_ptr<Runner> runner = OnSession(*session, cache->sql);
-      const absl::Status related = co_await FetchRelated(*runner, *cache->model, context, level, Reading());
+      const absl::Status related = co_await FetchRelated(*runner, *cache->model, context, given, level, Reading());
       if (!related.ok()) co_return related;
     }
     const absl::Status ended = co_await session->Commit();
@@ -184,34 +171,21 @@ awaitable<absl::StatusOr<HttpReads::OneRow>> HttpReads::ReadOne(CachePtr cache, 
   if (level.rows->rows() == 0) co_return NotFound();
   out.json.reserve(512);
   RenderRow(level, 0, out.json);
-  if (plan->query->expansions.empty()) {
-    out.etag = EntityTag(*plan->query, VersionOf(level, 0), out.json);
-  } else {
-    out.etag = StrCat("W/\"", HexEncode(Sha256(out.json).substr(0, 12)), "\"");
-  }
+  out.etag = expanded ? WeakTag(out.json) : EntityTag(plan->query(), VersionOf(level, 0), out.json);
   co_return out;
 }
 
-awaitable<absl::StatusOr<HttpReads::ManyRows>> HttpReads::ReadMany(CachePtr cache, const Resource& resource,
-                                                                   const CallContext& context,
-                                                                   const common::v1::ListQuery& query, Form form,
+awaitable<absl::StatusOr<HttpReads::ManyRows>> HttpReads::ReadMany(CachePtr cache, Planned planned,
+                                                                   const CallContext& context, Form form,
                                                                    postgres::AsyncPostgres& postgres,
                                                                    const http::Request* request) const {
-  Resolver resolver = MakeResolver(*cache, context);
-  absl::StatusOr<std::unique_ptr<ListQuery>> resolved = resolver.Resolve(resource, query);
-  if (!resolved.ok()) co_return resolved.status();
-  const ListQuery& list = **resolved;
-  CO_RETURN_IF_ERROR(CheckForm(form.format, list));
-  const int64_t cost = Score(list);
-  CO_RETURN_IF_ERROR(CheckScore(cost, options_.query_cost_limit));
-  const bool cheap = IsCheap(list, context.principal.tenant == kAllTenants);
+  const auto& [plan, given] = planned;
+  const ListQuery& list = plan->query();
   const bool single = list.expansions.empty() && list.count == Count::kNone;
-  ReadOptions reading = Reading();
-  reading.planned_anew = !cheap;
   absl::StatusOr<PageOfRows> fetched;
-  if (single && cheap) {
+  if (single && plan->cheap()) {
     const std::unique_ptr<Runner> runner = OnShared(postgres, cache->sql, context.deadline);
-    fetched = co_await FetchPage(*runner, *cache->model, context, list, reading);
+    fetched = co_await FetchPage(*runner, *cache->model, context, *plan, given, Reading());
   } else {
     auto acquired = co_await postgres.Acquire(context.deadline);
     if (!acquired.ok()) co_return acquired.status();
@@ -219,13 +193,13 @@ awaitable<absl::StatusOr<HttpReads::ManyRows>> HttpReads::ReadMany(CachePtr cach
     CancelOnDisconnect(request, session);
     if (!single) session->Begin(kSnapshot);
     const std::unique_ptr<Runner> runner = OnSession(*session, cache->sql);
-    fetched = co_await FetchPage(*runner, *cache->model, context, list, reading);
+    fetched = co_await FetchPage(*runner, *cache->model, context, *plan, given, Reading());
     // Nothing was written, and a count that took too long has ended the transaction.
     if (!single) CO_RETURN_IF_ERROR(co_await session->Rollback());
   }
   if (!fetched.ok()) co_return fetched.status();
   ManyRows out;
-  out.cost = cost;
+  out.cost = plan->cost();
   out.text.reserve(fetched->shown.size() * (256 + 512 * list.expansions.size()) + 1024);
   if (form.format != RowFormat::kJson) {
     AppendHeader(form.format, list, out.text);
@@ -253,8 +227,8 @@ awaitable<absl::StatusOr<http::Response>> HttpReads::HandleOne(http::Request& re
   CO_RETURN_IF_ERROR(CheckAccept(request));
   if (!access.can(Action::kRead)) co_return MakeProblem("forbidden", "reading this resource is not allowed");
   CO_ASSIGN_OR_RETURN(std::vector<std::string> key, ParseKey(resource, id));
-  CO_ASSIGN_OR_RETURN(std::shared_ptr<const GetPlan> plan, FindGetPlan(*cache, resource, context, request.query, key));
-  absl::StatusOr<OneRow> row = co_await ReadOne(cache, std::move(plan), context, std::move(key), postgres, &request);
+  CO_ASSIGN_OR_RETURN(Planned planned, Find(ReadPlan::Of::kRecord, *cache, resource, context, request.query));
+  absl::StatusOr<OneRow> row = co_await ReadOne(cache, std::move(planned), context, std::move(key), postgres, &request);
   if (!row.ok()) co_return row.status();
   if (request.Header("if-match") != nullptr) {
     CO_ASSIGN_OR_RETURN(const Tags match, ParseTags(request, "if-match"));
@@ -283,6 +257,7 @@ awaitable<absl::StatusOr<http::Response>> HttpReads::HandleList(http::Request& r
                   .escape_formulas = accepted.parameters == "escape=formulas",
                   .head = "{\"data\":["};
   if (!access.can(Action::kRead)) co_return MakeProblem("forbidden", "reading this resource is not allowed");
+  Planned planned;
   common::v1::ListQuery query;
   if (body_query) {
     if (!request.query.empty()) co_return BadParameter("query", "parameters stand in the body");
@@ -292,6 +267,8 @@ awaitable<absl::StatusOr<http::Response>> HttpReads::HandleList(http::Request& r
     CO_ASSIGN_OR_RETURN(const JsonDocument document, JsonDocument::Parse(*std::move(body)));
     CO_ASSIGN_OR_RETURN(
         query, http::ParseListQueryJson(document.root(), http::ListQueryLimits{.values = http::kMaxValuesInBody}));
+  } else if (form.format == RowFormat::kJson) {
+    CO_ASSIGN_OR_RETURN(planned, Find(ReadPlan::Of::kPage, *cache, resource, context, request.query));
   } else {
     CO_ASSIGN_OR_RETURN(query, http::ParseListQuery(std::string_view(request.query)));
   }
@@ -304,13 +281,18 @@ awaitable<absl::StatusOr<http::Response>> HttpReads::HandleList(http::Request& r
       co_return response;
     }
   }
-  absl::StatusOr<ManyRows> rows = co_await ReadMany(cache, resource, context, query, form, postgres, &request);
+  if (planned.plan == nullptr) {
+    CO_ASSIGN_OR_RETURN(planned.plan, Plan(ReadPlan::Of::kPage, *cache, resource, context, query, false));
+    planned.given = planned.plan->query().given;
+    CO_RETURN_IF_ERROR(CheckForm(form.format, planned.plan->query()));
+  }
+  absl::StatusOr<ManyRows> rows = co_await ReadMany(cache, std::move(planned), context, form, postgres, &request);
   if (!rows.ok()) co_return rows.status();
   // Of all but the cursors, which are never the same twice.
   std::string& body = rows->text;
   const size_t size = body.size();
   StrAppend(&body, rows->page.has_more() ? "+" : "", rows->page.total());
-  std::string etag = StrCat("W/\"", HexEncode(Sha256(body).substr(0, 12)), "\"");
+  std::string etag = WeakTag(body);
   body.resize(size);
   if (request.Header("if-none-match") != nullptr) {
     CO_ASSIGN_OR_RETURN(const Tags none, ParseTags(request, "if-none-match"));
@@ -345,10 +327,10 @@ awaitable<absl::StatusOr<http::Response>> HttpReads::StreamAll(CachePtr cache, c
                                    .unlimited = true});
   CO_ASSIGN_OR_RETURN(std::unique_ptr<ListQuery> list, resolver.Resolve(resource, query));
   CO_RETURN_IF_ERROR(CheckForm(form.format, *list));
+  auto plan = std::make_unique<ReadPlan>(ReadPlan::Of::kPage, std::move(list), context, /*versions=*/false, cache->sql);
   // A batch is what stands in memory at once.
-  const int64_t cost = Score(*list);
-  CO_RETURN_IF_ERROR(CheckScore(kLeastBatch * cost, options_.query_cost_limit));
-  http::Response response = Answer(form.format, {}, {}, cost);
+  CO_RETURN_IF_ERROR(CheckScore(kLeastBatch * plan->cost(), options_.query_cost_limit));
+  http::Response response = Answer(form.format, {}, {}, plan->cost());
   if (request.head) co_return response;
   const std::shared_ptr<std::atomic<int>> running = streams_;
   const std::shared_ptr<void> held(nullptr, [running](void*) { running->fetch_sub(1); });
@@ -362,7 +344,7 @@ awaitable<absl::StatusOr<http::Response>> HttpReads::StreamAll(CachePtr cache, c
                                  .life = options_.stream_life,
                                  .reading = Reading()};
   absl::StatusOr<std::unique_ptr<http::BodySource>> stream =
-      co_await OpenRowStream(std::move(cache), context, std::move(list), postgres, &request, held, options);
+      co_await OpenRowStream(std::move(cache), context, std::move(plan), postgres, &request, held, options);
   if (!stream.ok()) co_return stream.status();
   response.stream = *std::move(stream);
   co_return response;
@@ -383,7 +365,7 @@ awaitable<absl::StatusOr<http::Response>> HttpReads::HandleAggregate(http::Reque
   absl::StatusOr<AggregateAnswer> answer =
       co_await RunAggregate(*runner, context, query, options_.aggregate_cost_limit);
   if (!answer.ok()) co_return answer.status();
-  std::string etag = StrCat("W/\"", HexEncode(Sha256(answer->json).substr(0, 12)), "\"");
+  std::string etag = WeakTag(answer->json);
   if (request.Header("if-none-match") != nullptr) {
     CO_ASSIGN_OR_RETURN(const Tags none, ParseTags(request, "if-none-match"));
     if (Matches(none, etag)) co_return NotModified(std::move(etag));
@@ -398,17 +380,17 @@ awaitable<absl::StatusOr<v1::Record>> HttpReads::Get(const v1::GetRecordRequest&
   if (!cache->AccessOf(*resource, context.principal)->can(Action::kRead))
     co_return MakeProblem("forbidden", "reading this resource is not allowed");
   CO_ASSIGN_OR_RETURN(std::vector<std::string> key, ParseKey(*resource, request.id()));
-  absl::StatusOr<std::shared_ptr<const GetPlan>> plan;
+  Planned planned;
   if (request.fields().empty() && request.expand().empty()) {
-    plan = FindGetPlan(*cache, *resource, context, "", key);
+    CO_ASSIGN_OR_RETURN(planned, Find(ReadPlan::Of::kRecord, *cache, *resource, context, ""));
   } else {
     common::v1::ListQuery query;
     *query.mutable_fields() = request.fields();
     *query.mutable_expand() = request.expand();
-    plan = PlanGet(*cache, *resource, context, query, key);
+    CO_ASSIGN_OR_RETURN(planned.plan, Plan(ReadPlan::Of::kRecord, *cache, *resource, context, query, true));
+    planned.given = planned.plan->query().given;
   }
-  if (!plan.ok()) co_return plan.status();
-  absl::StatusOr<OneRow> row = co_await ReadOne(cache, *std::move(plan), context, std::move(key), postgres, nullptr);
+  absl::StatusOr<OneRow> row = co_await ReadOne(cache, std::move(planned), context, std::move(key), postgres, nullptr);
   if (!row.ok()) co_return row.status();
   v1::Record record;
   record.set_json(std::move(row->json));
@@ -420,8 +402,12 @@ awaitable<absl::StatusOr<v1::ListRecordsResponse>> HttpReads::List(const v1::Lis
                                                                    const CallContext& context, const ModelPtr& model,
                                                                    postgres::AsyncPostgres& postgres) const {
   CO_ASSIGN_OR_RETURN(const Resource* const resource, FindResource(model, request.resource()));
+  const CachePtr cache = CacheFor(model);
+  Planned planned;
+  CO_ASSIGN_OR_RETURN(planned.plan, Plan(ReadPlan::Of::kPage, *cache, *resource, context, request.query(), true));
+  planned.given = planned.plan->query().given;
   absl::StatusOr<ManyRows> rows =
-      co_await ReadMany(CacheFor(model), *resource, context, request.query(), Form{.tags = true}, postgres, nullptr);
+      co_await ReadMany(cache, std::move(planned), context, Form{.tags = true}, postgres, nullptr);
   if (!rows.ok()) co_return rows.status();
   v1::ListRecordsResponse response;
   size_t start = 0;

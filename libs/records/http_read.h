@@ -47,6 +47,10 @@ class HttpReads {
  private:
   struct OneRow;
   struct ManyRows;
+  struct Planned {
+    std::shared_ptr<ReadPlan> plan;
+    Given given;
+  };
   // How the rows of a list are written.
   struct Form {
     RowFormat format = RowFormat::kJson;
@@ -57,21 +61,18 @@ class HttpReads {
 
   ReadOptions Reading() const;
   Resolver MakeResolver(ModelCache& cache, const CallContext& context) const;
-  absl::StatusOr<std::shared_ptr<const GetPlan>> PlanGet(ModelCache& cache, const catalog::Resource& resource,
-                                                         const CallContext& context, const common::v1::ListQuery& query,
-                                                         const std::vector<std::string>& key) const;
-  // `text`: the query as sent, by which its plan is known again.
-  absl::StatusOr<std::shared_ptr<const GetPlan>> FindGetPlan(ModelCache& cache, const catalog::Resource& resource,
-                                                             const CallContext& context, std::string_view text,
-                                                             const std::vector<std::string>& key) const;
-  boost::asio::awaitable<absl::StatusOr<OneRow>> ReadOne(CachePtr cache, std::shared_ptr<const GetPlan> plan,
-                                                         const CallContext& context, std::vector<std::string> key,
+  absl::StatusOr<std::shared_ptr<ReadPlan>> Plan(ReadPlan::Of what, ModelCache& cache,
+                                                 const catalog::Resource& resource, const CallContext& context,
+                                                 const common::v1::ListQuery& query, bool versions) const;
+  // `text`: the query as sent. Its plan is known again by its form.
+  absl::StatusOr<Planned> Find(ReadPlan::Of what, ModelCache& cache, const catalog::Resource& resource,
+                               const CallContext& context, std::string_view text) const;
+  boost::asio::awaitable<absl::StatusOr<OneRow>> ReadOne(CachePtr cache, Planned planned, const CallContext& context,
+                                                         std::vector<std::string> key,
                                                          postgres::AsyncPostgres& postgres,
                                                          const http::Request* request) const;
-  boost::asio::awaitable<absl::StatusOr<ManyRows>> ReadMany(CachePtr cache, const catalog::Resource& resource,
-                                                            const CallContext& context,
-                                                            const common::v1::ListQuery& query, Form form,
-                                                            postgres::AsyncPostgres& postgres,
+  boost::asio::awaitable<absl::StatusOr<ManyRows>> ReadMany(CachePtr cache, Planned planned, const CallContext& context,
+                                                            Form form, postgres::AsyncPostgres& postgres,
                                                             const http::Request* request) const;
 
   // All rows, in pieces.

@@ -25,14 +25,15 @@ namespace mainstay::records {
 
 constexpr size_t kMaxCachedPlans = 2048;
 
-struct GetPlan;  // a read by id, planned
+class ReadPlan;
 
 // What one thread has worked out for one model.
 struct ModelCache {
   catalog::ModelPtr model;
   std::shared_ptr<SqlCache> sql = std::make_shared<SqlCache>();
   std::unordered_map<std::string, AccessPtr> access;
-  std::unordered_map<std::string, std::shared_ptr<const GetPlan>> gets;
+  // By resource, roles, whether of all tenants, and the query's form.
+  std::unordered_map<std::string, std::shared_ptr<ReadPlan>> records, lists;
 
   AccessPtr AccessOf(const catalog::Resource& resource, const Principal& principal);
 };

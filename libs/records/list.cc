@@ -49,13 +49,15 @@ absl::StatusOr<RowsPage> ListRows(pqxx::transaction_base& tx, const Resource& re
                                   std::string_view cursor_key) {
   if (cursor_key.size() != 32) return absl::InternalError("the cursor key has 32 bytes");
   Resolver resolver(model, context, ResolveOptions{.expansions = false});
-  ASSIGN_OR_RETURN(const std::unique_ptr<ListQuery> resolved, resolver.Resolve(resource, query));
+  ASSIGN_OR_RETURN(std::unique_ptr<ListQuery> resolved, resolver.Resolve(resource, query));
   const std::unique_ptr<Runner> runner = OnTransaction(tx);
   const ReadOptions options{.cursor_key = cursor_key, .now = absl::Now()};
-  ASSIGN_OR_RETURN(PageOfRows fetched, RunBlocking(FetchPage(*runner, model, context, *resolved, options)));
-  RowsPage page = EmptyPage(*resolved);
+  ReadPlan plan(ReadPlan::Of::kPage, std::move(resolved), context, /*versions=*/false, nullptr);
+  ASSIGN_OR_RETURN(PageOfRows fetched,
+                   RunBlocking(FetchPage(*runner, model, context, plan, plan.query().given, options)));
+  RowsPage page = EmptyPage(plan.query());
   page.page = std::move(fetched.page);
-  for (int row : fetched.shown) AddRow(*resolved, fetched.level->columns, *fetched.level->rows, row, page);
+  for (int row : fetched.shown) AddRow(plan.query(), plan.level().columns, *fetched.level->rows, row, page);
   return page;
 }
 
@@ -65,7 +67,8 @@ absl::StatusOr<RowsPage> GetRow(pqxx::transaction_base& tx, const Resource& reso
   ASSIGN_OR_RETURN(const std::unique_ptr<ListQuery> resolved, resolver.Resolve(resource, {}));
   const Columns columns = ColumnsOf(*resolved, false);
   SqlBuilder sql(context);
-  BuildGet(sql, *resolved, columns, key);
+  BuildGet(sql, *resolved, columns);
+  sql.Fill({.context = context, .keys = key});
   const std::unique_ptr<Runner> runner = OnTransaction(tx);
   ASSIGN_OR_RETURN(const RowsPtr found, RunBlocking(runner->Run(std::move(sql.text), std::move(sql.params))));
   RowsPage page = EmptyPage(*resolved);

@@ -125,7 +125,7 @@ class MergeRun {
     sql.text = StrCat(
         "INSERT INTO mainstay.audit_events (id, tenant, subject, roles, request_id, resource, action, outcome, record, "
         "created, updated, deleted) VALUES (",
-        sql.Bind(event_, "uuid"), ", ", sql.Tenant("text"), ", ", sql.Subject("text"), ", ",
+        sql.Bind(event_, "uuid"), ", ", sql.Tenant(), ", ", sql.Subject(), ", ",
         sql.Bind(std::move(roles).Finish(), "text[]"), ", ", sql.Bind(context_.request_id, "text"), ", ",
         sql.Bind(resource_.name, "text"), ", ", sql.Bind(std::string(action), "text"), ", 'done', ",
         sql.Bind(std::move(record), "text"), ", ", number(result.created), ", ", number(result.updated), ", ",
@@ -684,7 +684,7 @@ class MergeRun {
     }
     const std::string from = Unnest(sql, rows, columns);
     if (resource_.tenant >= 0 && !all_tenants_)
-      add(resource_.tenant, sql.Tenant(CastName(resource_.fields[resource_.tenant].type)));
+      add(resource_.tenant, sql.Bind(context_.principal.tenant, CastName(resource_.fields[resource_.tenant].type)));
     if (resource_.version >= 0 && !resource_.fields[resource_.version].has_default) add(resource_.version, "1");
     for (int p : {resource_.created_at, resource_.updated_at})
       if (p >= 0 && !resource_.fields[p].has_default) add(p, "now()");

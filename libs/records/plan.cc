@@ -48,32 +48,26 @@ std::string SqlBuilder::Bind(std::optional<std::string> value, std::string_view 
   return StrCat("$", params.size(), "::", cast);
 }
 
-std::string SqlBuilder::Tenant(std::string_view cast) {
-  for (const auto& [name, number] : tenant_)
-    if (name == cast) return StrCat("$", number, "::", cast);
-  tenant_.emplace_back(cast, static_cast<int>(params.size()) + 1);
-  principal_params.emplace_back(static_cast<int>(params.size()), Operand::Kind::kTenant);
-  return Bind(context_.principal.tenant, cast);
+std::string SqlBuilder::Bind(std::optional<std::string> value, std::string_view cast, Source source) {
+  sources.emplace_back(static_cast<int>(params.size()), source);
+  return Bind(std::move(value), cast);
 }
 
-std::string SqlBuilder::Subject(std::string_view cast) {
-  for (const auto& [name, number] : subject_)
-    if (name == cast) return StrCat("$", number, "::", cast);
-  subject_.emplace_back(cast, static_cast<int>(params.size()) + 1);
-  principal_params.emplace_back(static_cast<int>(params.size()), Operand::Kind::kSubject);
-  return Bind(context_.principal.subject, cast);
+std::string SqlBuilder::OfPrincipal(Source::Kind kind, const ColumnType* type) {
+  const std::string_view cast = type == nullptr ? std::string_view("text") : CastName(*type);
+  for (const auto& [param, source] : sources)
+    if (source.kind == kind && (source.type == type || (source.type != nullptr && CastName(*source.type) == cast)))
+      return StrCat("$", param + 1, "::", cast);
+  const Principal& principal = context_.principal;
+  return Bind(PrincipalValue(kind == Source::Kind::kTenant ? principal.tenant : principal.subject, type), cast,
+              {.kind = kind, .type = type});
 }
 
 std::string SqlBuilder::TenantIs(const std::string& alias, const Resource& resource) {
   if (resource.tenant < 0 || all_tenants()) return "";
   const Field& field = resource.fields[resource.tenant];
   // Compared as the column's type, so that its indexes serve. A tenant that is no value of the type has no rows.
-  std::string converted;
-  if (!ConvertText(field.type, context_.principal.tenant, converted).ok()) {
-    reusable = false;
-    return "false";
-  }
-  return StrCat(Column(alias, field), " = ", Tenant(CastName(field.type)));
+  return StrCat(Column(alias, field), " = ", Tenant(&field.type));
 }
 
 std::string SqlBuilder::Scope(const std::string& alias, const Resource& resource, const Predicate* rows,
@@ -87,87 +81,105 @@ std::string SqlBuilder::Scope(const std::string& alias, const Resource& resource
   return out.empty() ? "true" : out;
 }
 
-std::string SqlBuilder::Operands(const Operand& operand, std::string_view cast, const Resource& resource) {
+const std::string& SqlBuilder::TextOf(const Operand& operand) const {
+  const Principal& principal = context_.principal;
+  return operand.kind == Operand::Kind::kTenant    ? principal.tenant
+         : operand.kind == Operand::Kind::kSubject ? principal.subject
+                                                   : operand.text;
+}
+
+std::string SqlBuilder::Single(const Predicate& predicate, const ColumnType* type, const Resource& resource) {
+  const Operand& operand = predicate.operands[0];
+  const std::string_view cast = type == nullptr ? std::string_view("text") : CastName(*type);
   switch (operand.kind) {
     case Operand::Kind::kTenant:
-      return Tenant(cast);
-    case Operand::Kind::kSubject:
-      return Subject(cast);
+    case Operand::Kind::kSubject: {
+      const bool lasting = type == nullptr || type == &resource.fields[static_cast<size_t>(predicate.field)].type;
+      if (lasting) return operand.kind == Operand::Kind::kTenant ? Tenant(type) : Subject(type);
+      reusable = false;
+      return Bind(PrincipalValue(TextOf(operand), type), cast);
+    }
     case Operand::Kind::kField:
       return Column(row, resource.fields[static_cast<size_t>(operand.field)]);
     case Operand::Kind::kText:
       break;
   }
-  return Bind(operand.text, cast);
+  if (predicate.argument < 0) return Bind(operand.text, cast);
+  return Bind(operand.text, cast, {.index = predicate.argument});
+}
+
+std::string SqlBuilder::List(const Predicate& predicate, const ColumnType* type) {
+  PgArray array;
+  for (const Operand& operand : predicate.operands) {
+    if (operand.kind == Operand::Kind::kText) {
+      array.Add(operand.text);
+      continue;
+    }
+    // {tenant} and {subject} inside a list: their values are known here.
+    reusable = false;
+    if (const auto value = PrincipalValue(TextOf(operand), type); value.has_value()) array.Add(*value);
+  }
+  const std::string cast = StrCat(type == nullptr ? std::string_view("text") : CastName(*type), "[]");
+  if (predicate.argument < 0) return Bind(std::move(array).Finish(), cast);
+  return Bind(std::move(array).Finish(), cast, {.index = predicate.argument});
 }
 
 std::string SqlBuilder::Condition(const std::string& alias, const Resource& resource, const Predicate& predicate) {
   const Field& field = resource.fields[predicate.field];
   std::string column = Column(alias, field);
-  std::string cast = CastName(field.type);
+  const ColumnType* type = &field.type;  // null: text
   if (!predicate.json_path.empty()) {
     PgArray path;
     for (const std::string& step : predicate.json_path) path.Add(step);
     column = StrCat("(", column, " #>> ", Bind(std::move(path).Finish(), "text[]"), ")");
-    cast = "text";
+    type = nullptr;
   }
-  const auto first = [&] { return Operands(predicate.operands[0], cast, resource); };
-  // {tenant} and {subject} inside a list: their values are known here.
-  const auto list = [&](const std::string& element) {
-    PgArray array;
-    for (const Operand& operand : predicate.operands) {
-      if (operand.kind != Operand::Kind::kText) reusable = false;
-      array.Add(operand.kind == Operand::Kind::kTenant    ? context_.principal.tenant
-                : operand.kind == Operand::Kind::kSubject ? context_.principal.subject
-                                                          : operand.text);
-    }
-    return Bind(std::move(array).Finish(), element + "[]");
-  };
-  const std::string element = field.type.array ? CastName(ElementType(field.type)) : cast;
+  const auto single = [&](const ColumnType* of) { return Single(predicate, of, resource); };
+  const std::optional<ColumnType> element = field.type.array ? std::optional(ElementType(field.type)) : std::nullopt;
+  const ColumnType* const each = element.has_value() ? &*element : type;
   switch (predicate.op) {
     case Op::kEq:
-      return StrCat(column, " = ", first());
+      return StrCat(column, " = ", single(type));
     case Op::kNe:
-      return StrCat(column, " <> ", first());
+      return StrCat(column, " <> ", single(type));
     case Op::kGt:
-      return StrCat(column, " > ", first());
+      return StrCat(column, " > ", single(type));
     case Op::kGte:
-      return StrCat(column, " >= ", first());
+      return StrCat(column, " >= ", single(type));
     case Op::kLt:
-      return StrCat(column, " < ", first());
+      return StrCat(column, " < ", single(type));
     case Op::kLte:
-      return StrCat(column, " <= ", first());
+      return StrCat(column, " <= ", single(type));
     case Op::kIn:
-      return StrCat(column, " = ANY(", list(element), ")");
+      return StrCat(column, " = ANY(", List(predicate, each), ")");
     case Op::kNin:
-      return StrCat(column, " <> ALL(", list(element), ")");
+      return StrCat(column, " <> ALL(", List(predicate, each), ")");
     case Op::kIsNull:
       return StrCat(column, " IS NULL");
     case Op::kIsNotNull:
       return StrCat(column, " IS NOT NULL");
     case Op::kDistinctFrom:
-      return StrCat(column, " IS DISTINCT FROM ", first());
+      return StrCat(column, " IS DISTINCT FROM ", single(type));
     case Op::kLike:
-      return StrCat(column, " LIKE ", Operands(predicate.operands[0], "text", resource));
+      return StrCat(column, " LIKE ", single(nullptr));
     case Op::kIlike:
-      return StrCat(column, " ILIKE ", Operands(predicate.operands[0], "text", resource));
+      return StrCat(column, " ILIKE ", single(nullptr));
     case Op::kHas:
-      return StrCat(Operands(predicate.operands[0], element, resource), " = ANY(", column, ")");
+      return StrCat(single(each), " = ANY(", column, ")");
     case Op::kHasAny:
-      return StrCat(column, " && ", list(element));
+      return StrCat(column, " && ", List(predicate, each));
     case Op::kHasAll:
-      return StrCat(column, " @> ", list(element));
+      return StrCat(column, " @> ", List(predicate, each));
     case Op::kSearch: {
       // The configuration as a constant, as it stands in the index; the words are read so that none is an error.
       const std::string configuration = StrCat(Literal(field.search), "::regconfig");
       const std::string vector = field.type.family == catalog::TypeFamily::kText
                                      ? StrCat("to_tsvector(", configuration, ", ", column, ")")
                                      : column;
-      return StrCat(vector, " @@ websearch_to_tsquery(", configuration, ", ",
-                    Operands(predicate.operands[0], "text", resource), ")");
+      return StrCat(vector, " @@ websearch_to_tsquery(", configuration, ", ", single(nullptr), ")");
     }
     case Op::kOverlaps:
-      return field.type.array ? StrCat(column, " && ", list(element)) : StrCat(column, " && ", first());
+      return StrCat(column, " && ", field.type.array ? List(predicate, each) : single(type));
   }
   return "false";
 }
@@ -355,7 +367,9 @@ std::vector<std::string> After(SqlBuilder& sql, const std::string& alias, const 
               .descending = sort[i].descending != position.backward,
               .nulls_last = sort[i].nulls_first == position.backward,
               .nullable = sort[i].nullable};
-    if (position.values[i].has_value()) key.value = sql.Bind(*position.values[i], CastName(field.type));
+    if (position.values[i].has_value())
+      key.value = sql.Bind(*position.values[i], CastName(field.type),
+                           {.kind = Source::Kind::kPosition, .index = static_cast<int>(i)});
     keys.push_back(std::move(key));
   }
   const KeyAt& first = keys[0];
@@ -437,21 +451,25 @@ int PlainKey(const Resource& parent, const Expansion& expansion) {
 }
 
 void BuildRelated(SqlBuilder& sql, const Resource& parent, const Expansion& expansion, const Columns& columns,
-                  std::vector<std::string> keys, const RelatedPosition* from) {
+                  const RelatedPosition* from) {
   const Relation& relation = *expansion.relation;
   const ListQuery& query = *expansion.query;
   const Resource& target = *query.resource;
   const std::vector<int> ours = FieldsOfColumns(parent, relation.columns);
+  const auto keys_of = [&](size_t i) {
+    return sql.Bind(std::nullopt, CastName(parent.fields[ours[i]].type) + "[]",
+                    {.kind = Source::Kind::kKey, .index = static_cast<int>(i)});
+  };
   if (const int key = PlainKey(parent, expansion); key >= 0) {
     const std::string alias = sql.NewAlias();
-    const std::string array = sql.Bind(std::move(keys[0]), CastName(parent.fields[ours[0]].type) + "[]");
+    const std::string array = keys_of(0);
     StrAppend(&sql.text, "SELECT ", SelectList(alias, target, columns), " FROM ", TableOf(target), " ", alias,
               " WHERE ", Column(alias, target.fields[key]), " = ANY(", array, ") AND ", Conditions(sql, alias, query));
     return;
   }
   std::string arrays, names;
-  for (size_t i = 0; i < keys.size(); ++i) {
-    StrAppend(&arrays, i > 0 ? ", " : "", sql.Bind(std::move(keys[i]), CastName(parent.fields[ours[i]].type) + "[]"));
+  for (size_t i = 0; i < ours.size(); ++i) {
+    StrAppend(&arrays, i > 0 ? ", " : "", keys_of(i));
     StrAppend(&names, "k", i, ", ");
   }
   const std::string parents = StrCat("unnest(", arrays, ") WITH ORDINALITY AS p(", names, "n)");
@@ -504,13 +522,14 @@ void BuildRelated(SqlBuilder& sql, const Resource& parent, const Expansion& expa
   StrAppend(&sql.text, "SELECT n, ", OuterCells(columns), " FROM (", rows, ") l ORDER BY n, r");
 }
 
-void BuildGet(SqlBuilder& sql, const ListQuery& query, const Columns& columns, const std::vector<std::string>& key) {
+void BuildGet(SqlBuilder& sql, const ListQuery& query, const Columns& columns) {
   const Resource& resource = *query.resource;
   const std::string alias = sql.NewAlias();
   std::string where;
-  for (size_t i = 0; i < key.size(); ++i) {
+  for (size_t i = 0; i < resource.key.size(); ++i) {
     const Field& field = resource.fields[resource.key[i]];
-    StrAppend(&where, Column(alias, field), " = ", sql.Bind(key[i], CastName(field.type)), " AND ");
+    const Source source{.kind = Source::Kind::kKey, .index = static_cast<int>(i)};
+    StrAppend(&where, Column(alias, field), " = ", sql.Bind(std::nullopt, CastName(field.type), source), " AND ");
   }
   where += sql.Scope(alias, resource, query.access->where(Action::kRead), query.deleted);
   StrAppend(&sql.text, "SELECT ", SelectList(alias, resource, columns), " FROM ", TableOf(resource), " ", alias,

@@ -14,6 +14,7 @@
 #include "libs/base/principal.h"
 #include "libs/catalog/model.h"
 #include "libs/postgres/async.h"
+#include "libs/records/prepared.h"
 #include "libs/records/query.h"
 
 namespace mainstay::records {
@@ -25,16 +26,18 @@ class SqlBuilder {
 
   std::string text;
   postgres::Params params;
-  // Which parameters are the principal's: with these exchanged, the same text serves another caller with equal rights.
-  std::vector<std::pair<int, Operand::Kind>> principal_params;
+  // Which parameters are this request's: with these exchanged, the same text serves another caller with equal rights.
+  std::vector<std::pair<int, Source>> sources;
   std::string row;       // alias of the row that {field} in a declared check stands for
   bool reusable = true;  // false: something of the principal went into the text or into a list
 
   // "$3::bigint"
   std::string Bind(std::optional<std::string> value, std::string_view cast);
-  // The principal's tenant and subject are bound once.
-  std::string Tenant(std::string_view cast);
-  std::string Subject(std::string_view cast);
+  std::string Bind(std::optional<std::string> value, std::string_view cast, Source source);
+  // The principal's tenant and subject, as text or as a column's type; each is bound once.
+  std::string Tenant(const catalog::ColumnType* type = nullptr) { return OfPrincipal(Source::Kind::kTenant, type); }
+  std::string Subject(const catalog::ColumnType* type = nullptr) { return OfPrincipal(Source::Kind::kSubject, type); }
+  void Fill(const Values& values) { records::Fill(sources, values, params); }
   std::string NewAlias() { return "t" + std::to_string(aliases_++); }
 
   // Conditions, to be ANDed: "t0.\"tenant_id\" = $1::text AND …"; "true" when there is nothing to restrict.
@@ -48,11 +51,14 @@ class SqlBuilder {
  private:
   std::string Condition(const std::string& alias, const catalog::Resource& resource, const Predicate& predicate);
   std::string Related(const std::string& alias, const catalog::Resource& resource, const Predicate& predicate);
-  std::string Operands(const Operand& operand, std::string_view cast, const catalog::Resource& resource);
+  const std::string& TextOf(const Operand& operand) const;
+  // The one operand of a condition.
+  std::string Single(const Predicate& predicate, const catalog::ColumnType* type, const catalog::Resource& resource);
+  std::string List(const Predicate& predicate, const catalog::ColumnType* type);
+  std::string OfPrincipal(Source::Kind kind, const catalog::ColumnType* type);
 
   const CallContext& context_;
   int aliases_ = 0;
-  std::vector<std::pair<std::string, int>> tenant_, subject_;  // by cast
 };
 
 std::string Quote(std::string_view identifier);
@@ -81,11 +87,6 @@ std::string SelectList(const std::string& alias, const catalog::Resource& resour
 std::string OrderBy(const std::string& alias, const catalog::Resource& resource, const std::vector<SortKey>& sort,
                     bool reverse);
 
-// The values of the last row a client has seen, as PostgreSQL printed them.
-struct Position {
-  bool backward = false;
-  std::vector<std::optional<std::string>> values;  // as many as sort keys
-};
 // The rows behind the position, in the order of `sort` (or before it, when backward): one or two ranges of it, one
 // after the other. NULLs of the first key are a range of their own, for no index reads both at once.
 std::vector<std::string> After(SqlBuilder& sql, const std::string& alias, const catalog::Resource& resource,
@@ -109,12 +110,12 @@ struct RelatedPosition {
 // The target's field by whose text a row of a to-one relation is known again: both sides are integers, or both uuids.
 // -1: there is none. One scan of the index then finds all rows, at two thirds of the cost of a join with the keys.
 int PlainKey(const catalog::Resource& parent, const Expansion& expansion);
-// The rows of one relation for many parents: keys as one array per column. Without a plain key the first column of the
-// result is the parent's ordinal, from 1. The other parents' lists begin at their beginning.
+// The rows of one relation for many parents: keys as one array per column, to be filled in. Without a plain key the
+// first column of the result is the parent's ordinal, from 1. The other parents' lists begin at their beginning.
 void BuildRelated(SqlBuilder& sql, const catalog::Resource& parent, const Expansion& expansion, const Columns& columns,
-                  std::vector<std::string> keys, const RelatedPosition* from = nullptr);
+                  const RelatedPosition* from = nullptr);
 // One row by its key.
-void BuildGet(SqlBuilder& sql, const ListQuery& query, const Columns& columns, const std::vector<std::string>& key);
+void BuildGet(SqlBuilder& sql, const ListQuery& query, const Columns& columns);
 
 // Many by their keys; the first column of the result is the key's ordinal, from 1.
 void BuildGetMany(SqlBuilder& sql, const ListQuery& query, const Columns& columns,

@@ -134,11 +134,24 @@ std::string_view PatternProblem(std::string_view pattern) {
   return wild > 3 ? "at most three % in a pattern" : std::string_view();
 }
 
+// One value as it is compared with.
+ValueError ConvertOperand(const Argument& argument, std::string_view value, std::string& out) {
+  if (ValueError error = ConvertText(argument.type, value, out); !error.ok()) return error;
+  const std::string_view op = argument.op;
+  if (op == "search" && out.size() > kMaxSearchText) return {"too_long", StrCat("at most ", kMaxSearchText, " bytes")};
+  if (op == "starts_with") out = EscapeLike(out) + "%";
+  if (op == "contains" || op == "icontains") out = "%" + EscapeLike(out) + "%";
+  if (op == "like" || op == "ilike" || op == "starts_with" || op == "contains" || op == "icontains")
+    if (const std::string_view problem = PatternProblem(out); !problem.empty())
+      return {"pattern", std::string(problem)};
+  return {};
+}
+
 class FilterResolver {
  public:
   FilterResolver(const Model& model, const std::function<AccessPtr(const Resource&)>& access_of, int* leaves,
-                 std::string* shape)
-      : model_(model), access_of_(access_of), leaves_(leaves), shape_(shape) {}
+                 FilterForm* form)
+      : model_(model), access_of_(access_of), leaves_(leaves), form_(form) {}
 
   absl::StatusOr<Predicate> Resolve(const Resource& resource, const Access* access, const common::v1::Filter& filter,
                                     int depth) {
@@ -194,10 +207,7 @@ class FilterResolver {
 
  private:
   void Shape(std::string_view text) {
-    if (shape_ != nullptr) shape_->append(text);
-  }
-  void ShapeValue(std::string_view text) {
-    if (shape_ != nullptr) StrAppend(shape_, text.size(), ":", text);
+    if (form_ != nullptr) form_->shape.append(text);
   }
 
   // A relation the caller may follow: the target must be readable, and so must our columns; else it does not exist for
@@ -268,7 +278,7 @@ class FilterResolver {
       if (values[0] != "true" && values[0] != "false")
         return Invalid(condition.place(), "invalid_type", "true or false expected");
       out.op = values[0] == "true" ? Op::kIsNull : Op::kIsNotNull;
-      ShapeValue(values[0]);
+      Shape(values[0]);
       return out;
     }
     const bool elements = type.array && out.op != Op::kEq && out.op != Op::kNe && out.op != Op::kDistinctFrom;
@@ -276,15 +286,25 @@ class FilterResolver {
     if (wanted.family == TypeFamily::kDecimal)
       wanted.precision = wanted.scale = 0;                // comparing with more digits is fine
     if (out.op == Op::kSearch) wanted = PlainTextType();  // words, whatever the column is
+    Argument argument{.place = condition.place(), .op = condition.op(), .type = std::move(wanted), .many = many};
+    if (form_ != nullptr) {
+      if (out.op == Op::kOverlaps && !type.array) argument.place.clear();
+      std::string& sent = form_->given.sent.emplace_back();
+      if (ValueError error = GiveValues(argument, values, sent, form_->given.bound.emplace_back(), &out.operands);
+          !error.ok())
+        return Invalid(condition.place(), error.code, error.detail);
+      out.argument = static_cast<int>(form_->arguments.size());
+      form_->arguments.push_back(std::move(argument));
+      return out;
+    }
     for (const std::string& value : values) {
-      ShapeValue(value);
       Operand operand;
-      if (access == nullptr && (value == "{tenant}" || value == "{subject}")) {
+      if (value == "{tenant}" || value == "{subject}") {
         operand.kind = value == "{tenant}" ? Operand::Kind::kTenant : Operand::Kind::kSubject;
         out.operands.push_back(std::move(operand));
         continue;
       }
-      if (access == nullptr && value.size() > 2 && value.front() == '{' && value.back() == '}') {
+      if (value.size() > 2 && value.front() == '{' && value.back() == '}') {
         const Field* other = resource.FindField(std::string_view(value).substr(1, value.size() - 2));
         if (other == nullptr) return Unknown(condition.place());
         operand.kind = Operand::Kind::kField;
@@ -292,17 +312,8 @@ class FilterResolver {
         out.operands.push_back(std::move(operand));
         continue;
       }
-      if (ValueError error = ConvertText(wanted, value, operand.text); !error.ok())
+      if (ValueError error = ConvertOperand(argument, value, operand.text); !error.ok())
         return Invalid(condition.place(), error.code, error.detail);
-      if (out.op == Op::kSearch && operand.text.size() > kMaxSearchText)
-        return Invalid(condition.place(), "too_long", StrCat("at most ", kMaxSearchText, " bytes"));
-      if (out.op == Op::kLike || out.op == Op::kIlike) {
-        if (condition.op() == "starts_with") operand.text = EscapeLike(operand.text) + "%";
-        if (condition.op() == "contains" || condition.op() == "icontains")
-          operand.text = "%" + EscapeLike(operand.text) + "%";
-        const std::string_view problem = PatternProblem(operand.text);
-        if (!problem.empty()) return Invalid(condition.place(), "pattern", problem);
-      }
       out.operands.push_back(std::move(operand));
     }
     return out;
@@ -311,15 +322,31 @@ class FilterResolver {
   const Model& model_;
   const std::function<AccessPtr(const Resource&)>& access_of_;
   int* leaves_;
-  std::string* shape_;
+  FilterForm* form_;
 };
 
 }  // namespace
 
+ValueError GiveValues(const Argument& argument, const std::vector<std::string>& values, std::string& sent,
+                      std::string& bound, std::vector<Operand>* operands) {
+  sent.clear();
+  std::string one;
+  PgArray all;
+  for (const std::string& value : values) {
+    StrAppend(&sent, value.size(), ":", value);
+    one.clear();
+    if (ValueError error = ConvertOperand(argument, value, one); !error.ok()) return error;
+    if (argument.many) all.Add(one);
+    if (operands != nullptr) operands->push_back({.text = one});
+  }
+  bound = argument.many ? std::move(all).Finish() : std::move(one);
+  return {};
+}
+
 absl::StatusOr<Predicate> ResolveFilter(const Model& model, const Resource& resource, const Access* access,
                                         const std::function<AccessPtr(const Resource&)>& access_of,
-                                        const common::v1::Filter& filter, int* leaves_left, std::string* shape) {
-  return FilterResolver(model, access_of, leaves_left, shape).Resolve(resource, access, filter, 0);
+                                        const common::v1::Filter& filter, int* leaves_left, FilterForm* form) {
+  return FilterResolver(model, access_of, leaves_left, form).Resolve(resource, access, filter, 0);
 }
 
 AccessPtr Resolver::AccessOf(const Resource& resource) {
@@ -332,7 +359,12 @@ AccessPtr Resolver::AccessOf(const Resource& resource) {
 absl::StatusOr<std::unique_ptr<ListQuery>> Resolver::Resolve(const Resource& resource,
                                                              const common::v1::ListQuery& query) {
   relations_ = 0;
-  return ResolveLevel(resource, query, 0, false);
+  arguments_.clear();
+  given_ = Given{.cursor = query.cursor()};
+  ASSIGN_OR_RETURN(std::unique_ptr<ListQuery> out, ResolveLevel(resource, query, 0, false));
+  out->arguments = std::move(arguments_);
+  out->given = std::move(given_);
+  return out;
 }
 
 absl::Status Resolver::Fields(ListQuery& out, const common::v1::ListQuery& query, int depth,
@@ -434,9 +466,12 @@ absl::StatusOr<std::unique_ptr<ListQuery>> Resolver::ResolveLevel(const Resource
     const std::function<AccessPtr(const Resource&)> access_of = [this](const Resource& target) {
       return AccessOf(target);
     };
+    out->first_argument = static_cast<int>(arguments_.size());
+    FilterForm form{.shape = out->shape, .arguments = arguments_, .given = given_};
     ASSIGN_OR_RETURN(Predicate filter,
-                     ResolveFilter(model_, resource, &access, access_of, query.filter(), &leaves, &out->shape));
+                     ResolveFilter(model_, resource, &access, access_of, query.filter(), &leaves, &form));
     out->filter = std::move(filter);
+    out->end_argument = static_cast<int>(arguments_.size());
   }
 
   // Sort: what was asked or declared, then the key, so that the order is total.

@@ -17,6 +17,7 @@
 #include "absl/status/statusor.h"
 #include "libs/base/principal.h"
 #include "libs/catalog/model.h"
+#include "libs/records/value.h"
 #include "mainstay/common/v1/common.pb.h"
 
 namespace mainstay::records {
@@ -63,6 +64,7 @@ struct Predicate {
   int field = -1;
   Op op = Op::kEq;
   std::vector<Operand> operands;
+  int argument = -1;                   // whose value the operands are; -1: the catalog's own
   std::vector<std::string> json_path;  // inside a JSON field; compared as text
   // kRelated
   const catalog::Relation* relation = nullptr;
@@ -99,6 +101,23 @@ struct SortKey {
   bool nullable = false;
 };
 
+// A condition's place in a query for what the client compares with.
+struct Argument {
+  std::string place;         // its parameter in the URL; empty: can't be exchanged alone
+  std::string op;            // as the client wrote it
+  catalog::ColumnType type;  // of one value
+  bool many = false;         // a list of them
+};
+// What the client gave: all that differs between queries of one form.
+struct Given {
+  std::vector<std::string> sent;   // by argument: what cursors are bound to
+  std::vector<std::string> bound;  // by argument: the parameter
+  std::string cursor;
+};
+// What becomes of the client's values for one argument, as in Given; a refusal says what is wrong with one of them.
+ValueError GiveValues(const Argument& argument, const std::vector<std::string>& values, std::string& sent,
+                      std::string& bound, std::vector<Operand>* operands);
+
 struct ListQuery;
 struct Expansion {
   std::string name;
@@ -121,8 +140,13 @@ struct ListQuery {
   std::string cursor;  // as sent
   Count count = Count::kNone;
   Deleted deleted = Deleted::kHide;
-  // What a cursor must agree on: filter with its values, sort, deleted.
+  // What a cursor must agree on, beside what was given to the arguments from first_argument up to end_argument: filter,
+  // sort, deleted.
   std::string shape;
+  int first_argument = 0, end_argument = 0;
+  // Of all levels; at the top only.
+  std::vector<Argument> arguments;
+  Given given;
 };
 
 struct ResolveOptions {
@@ -159,14 +183,22 @@ class Resolver {
   const AccessSource source_;
   std::map<const catalog::Resource*, AccessPtr> access_;
   int relations_ = 0;
+  std::vector<Argument> arguments_;
+  Given given_;
 };
 
-// One filter tree. `access`: null for declared row predicates, where {tenant} and {subject} stand for the principal's
-// and hidden fields may be named.
+// What a client's filter asks, apart from what it compares with.
+struct FilterForm {
+  std::string& shape;
+  std::vector<Argument>& arguments;
+  Given& given;
+};
+// One filter tree. `access` and `form`: null for declared row predicates, where {tenant} and {subject} stand for the
+// principal's and hidden fields may be named.
 absl::StatusOr<Predicate> ResolveFilter(const catalog::Model& model, const catalog::Resource& resource,
                                         const Access* access,
                                         const std::function<AccessPtr(const catalog::Resource&)>& access_of,
-                                        const common::v1::Filter& filter, int* leaves_left, std::string* shape);
+                                        const common::v1::Filter& filter, int* leaves_left, FilterForm* form);
 
 // The parts of a path id ("a%2Cb,c"), checked against the key's types. Not a key at all: not-found, like a key of no
 // row.

@@ -31,8 +31,8 @@ absl::Status ReadFailure(absl::Status status) {
 }
 
 std::string_view VersionOf(const Level& level, int row) {
-  if (level.columns.version < 0) return {};
-  return level.rows->Get(row, level.first_column + level.columns.version);
+  if (level.plan->columns.version < 0) return {};
+  return level.rows->Get(row, level.plan->first_column + level.plan->columns.version);
 }
 
 namespace {
@@ -40,8 +40,8 @@ namespace {
 // The place of a row in its list.
 Position At(const Level& level, int row, bool backward) {
   Position at{.backward = backward};
-  for (const SortKey& key : level.query->sort) {
-    const int column = level.first_column + level.columns.at[static_cast<size_t>(key.field)];
+  for (const SortKey& key : level.plan->query->sort) {
+    const int column = level.ColumnOf(key.field);
     at.values.push_back(level.rows->IsNull(row, column) ? std::nullopt
                                                         : std::optional<std::string>(level.rows->Get(row, column)));
   }
@@ -63,16 +63,14 @@ Stretch StretchOf(int rows, int limit, bool backward, bool inside) {
 }  // namespace
 
 awaitable<absl::Status> FetchRelated(Runner& runner, const catalog::Model& model, const CallContext& context,
-                                     Level& level, ReadOptions options) {
-  const Resource& resource = *level.query->resource;
-  for (const Expansion& expansion : level.query->expansions) {
+                                     const Given& given, Level& level, ReadOptions options) {
+  const ListQuery& above = *level.plan->query;
+  for (size_t e = 0; e < above.expansions.size(); ++e) {
+    const Expansion& expansion = above.expansions[e];
+    const LevelPlan& plan = level.plan->below[e];
+    const std::vector<int>& ours = plan.parent_key;
     Related related;
-    const int plain = PlainKey(resource, expansion);
-    Columns columns = ColumnsOf(*expansion.query, false);
-    if (plain >= 0) columns.Add(plain);
-    related.level = std::make_unique<Level>(*expansion.query, std::move(columns));
-    related.level->first_column = plain >= 0 ? 0 : 1;
-    const std::vector<int> ours = FieldsOfColumns(resource, expansion.relation->columns);
+    related.level = std::make_unique<Level>(plan);
     if (ours.empty())
       co_return absl::InternalError(StrCat("the relation ", expansion.name, " starts from a column that is no field"));
     const int n = level.rows->rows();
@@ -87,13 +85,13 @@ awaitable<absl::Status> FetchRelated(Runner& runner, const catalog::Model& model
     };
     for (int row = 0; row < n; ++row) {
       key.clear();
-      const auto column = [&](int position) { return level.first_column + level.columns.at[position]; };
-      if (std::any_of(ours.begin(), ours.end(), [&](int p) { return level.rows->IsNull(row, column(p)); })) continue;
-      for (int position : ours) add(level.rows->Get(row, column(position)));
+      if (std::any_of(ours.begin(), ours.end(), [&](int p) { return level.rows->IsNull(row, level.ColumnOf(p)); }))
+        continue;
+      for (int position : ours) add(level.rows->Get(row, level.ColumnOf(position)));
       const auto [it, fresh] = seen.try_emplace(key, static_cast<int>(seen.size()));
       related.group[static_cast<size_t>(row)] = it->second;
       if (!fresh) continue;
-      for (size_t i = 0; i < ours.size(); ++i) arrays[i].Add(level.rows->Get(row, column(ours[i])));
+      for (size_t i = 0; i < ours.size(); ++i) arrays[i].Add(level.rows->Get(row, level.ColumnOf(ours[i])));
     }
     related.groups.resize(seen.size());
     // A list's cursor holds its parent's key before the place in it; a parent that is not shown here has none to go on.
@@ -102,7 +100,7 @@ awaitable<absl::Status> FetchRelated(Runner& runner, const catalog::Model& model
     std::optional<CursorBinding> binding;
     const auto bind = [&]() -> const CursorBinding& {
       if (!binding.has_value())
-        binding = BindCursor(options.cursor_key, model, query, context, options.now, options.cursor_life);
+        binding = BindCursor(options.cursor_key, model, query, given, context, options.now, options.cursor_life);
       return *binding;
     };
     std::optional<RelatedPosition> from;
@@ -120,17 +118,27 @@ awaitable<absl::Status> FetchRelated(Runner& runner, const catalog::Model& model
     // Also for no parents at all: the number of statements says nothing about the data.
     std::vector<std::string> keys;
     for (PgArray& array : arrays) keys.push_back(std::move(array).Finish());
-    SqlBuilder sql(context);
-    BuildRelated(sql, resource, expansion, related.level->columns, std::move(keys),
-                 from.has_value() ? &*from : nullptr);
-    absl::StatusOr<RowsPtr> rows = co_await runner.Run(std::move(sql.text), std::move(sql.params));
+    const Values values{.context = context, .given = &given, .keys = keys, .position = nullptr};
+    absl::StatusOr<RowsPtr> rows = absl::InternalError("");
+    if (plan.rows.has_value()) {
+      postgres::Statement statement{.sql = plan.rows->sql(), .params = plan.rows->Fill(values)};
+      rows = co_await runner.Run(std::move(statement));
+    } else {
+      SqlBuilder sql(context);
+      BuildRelated(sql, *above.resource, expansion, plan.columns, from.has_value() ? &*from : nullptr);
+      sql.Fill({.context = context,
+                .given = &given,
+                .keys = keys,
+                .position = from.has_value() ? &from->position : nullptr});
+      rows = co_await runner.Run(std::move(sql.text), std::move(sql.params));
+    }
     if (!rows.ok()) co_return ReadFailure(rows.status());
     related.level->rows = *std::move(rows);
     const Rows& found = *related.level->rows;
     for (int row = 0; row < found.rows(); ++row) {
       size_t number = 0;
-      if (plain >= 0) {
-        number = static_cast<size_t>(seen.at(ToAbsl(found.Get(row, related.level->columns.at[plain]))));
+      if (plan.plain_key >= 0) {
+        number = static_cast<size_t>(seen.at(ToAbsl(found.Get(row, related.level->ColumnOf(plan.plain_key)))));
       } else {
         for (char c : found.Get(row, 0)) number = number * 10 + static_cast<size_t>(c - '0');
         --number;
@@ -148,8 +156,7 @@ awaitable<absl::Status> FetchRelated(Runner& runner, const catalog::Model& model
         const bool first = back != group.backward;  // of the rows as they were read
         Position at = At(*related.level, group.first + (first ? 0 : stretch.shown - 1), back);
         std::vector<std::optional<std::string>> parent;
-        for (int position : ours)
-          parent.emplace_back(level.rows->Get(row, level.first_column + level.columns.at[position]));
+        for (int position : ours) parent.emplace_back(level.rows->Get(row, level.ColumnOf(position)));
         at.values.insert(at.values.begin(), parent.begin(), parent.end());
         return SealCursor(bind(), at);
       };
@@ -160,7 +167,7 @@ awaitable<absl::Status> FetchRelated(Runner& runner, const catalog::Model& model
         CO_ASSIGN_OR_RETURN(group.prev_cursor, cursor(true));
       }
     }
-    const absl::Status below = co_await FetchRelated(runner, model, context, *related.level, options);
+    const absl::Status below = co_await FetchRelated(runner, model, context, given, *related.level, options);
     if (!below.ok()) co_return below;
     level.related.push_back(std::move(related));
   }
@@ -185,7 +192,8 @@ awaitable<absl::StatusOr<double>> Explain(Runner& runner, std::string sql, postg
 namespace {
 // Nothing: it took too long, and the transaction is of no more use.
 awaitable<absl::StatusOr<std::optional<int64_t>>> CountExactly(Runner& runner, const CallContext& context,
-                                                               const ListQuery& query, ReadOptions options) {
+                                                               const ListQuery& query, const Given& given,
+                                                               ReadOptions options) {
   const bool timed = options.exact_count_time > absl::ZeroDuration();
   if (timed) {
     const absl::StatusOr<RowsPtr> set = co_await runner.Run(
@@ -194,6 +202,7 @@ awaitable<absl::StatusOr<std::optional<int64_t>>> CountExactly(Runner& runner, c
   }
   SqlBuilder sql(context);
   BuildCount(sql, query, options.exact_count_cap);
+  sql.Fill({.context = context, .given = &given});
   const absl::StatusOr<RowsPtr> counted = co_await runner.RunAnew(std::move(sql.text), std::move(sql.params));
   if (!counted.ok()) {
     const auto error = postgres::GetSqlError(counted.status());
@@ -205,22 +214,23 @@ awaitable<absl::StatusOr<std::optional<int64_t>>> CountExactly(Runner& runner, c
 }  // namespace
 
 awaitable<absl::StatusOr<PageOfRows>> FetchPage(Runner& runner, const catalog::Model& model, const CallContext& context,
-                                                const ListQuery& query, ReadOptions options) {
+                                                ReadPlan& plan, const Given& given, ReadOptions options) {
+  const ListQuery& query = plan.query();
   PageOfRows out;
-  out.level = std::make_unique<Level>(query);
-  const CursorBinding binding = BindCursor(options.cursor_key, model, query, context, options.now, options.cursor_life);
+  out.level = std::make_unique<Level>(plan.level());
+  const CursorBinding binding =
+      BindCursor(options.cursor_key, model, query, given, context, options.now, options.cursor_life);
   std::optional<Position> position;
-  if (!query.cursor.empty()) {
-    CO_ASSIGN_OR_RETURN(position, OpenCursor(binding, query.cursor, query.sort.size()));
+  if (!given.cursor.empty()) {
+    CO_ASSIGN_OR_RETURN(position, OpenCursor(binding, given.cursor, query.sort.size()));
   }
-  SqlBuilder sql(context);
-  BuildPage(sql, query, out.level->columns, position.has_value() ? &*position : nullptr, true);
-  absl::StatusOr<RowsPtr> rows = absl::InternalError("");
-  if (options.planned_anew) {
-    rows = co_await runner.RunAnew(std::move(sql.text), std::move(sql.params));
-  } else {
-    rows = co_await runner.Run(std::move(sql.text), std::move(sql.params));
-  }
+  const Prepared& page = position.has_value() ? plan.PageFrom(*position, context) : plan.rows();
+  postgres::Statement statement{
+      .sql = page.sql(),
+      .params = page.Fill(
+          {.context = context, .given = &given, .keys = {}, .position = position.has_value() ? &*position : nullptr}),
+      .planned_anew = !plan.cheap()};
+  absl::StatusOr<RowsPtr> rows = co_await runner.Run(std::move(statement));
   if (!rows.ok()) co_return ReadFailure(rows.status());
   out.level->rows = *std::move(rows);
   const Rows& found = *out.level->rows;
@@ -242,18 +252,20 @@ awaitable<absl::StatusOr<PageOfRows>> FetchPage(Runner& runner, const catalog::M
     }
   }
 
-  const absl::Status related = co_await FetchRelated(runner, model, context, *out.level, options);
+  const absl::Status related = co_await FetchRelated(runner, model, context, given, *out.level, options);
   if (!related.ok()) co_return related;
 
   if (query.count == Count::kExact) {
     const int64_t seen = query.offset + n;
-    CO_ASSIGN_OR_RETURN(const std::optional<int64_t> total, co_await CountExactly(runner, context, query, options));
+    CO_ASSIGN_OR_RETURN(const std::optional<int64_t> total,
+                        co_await CountExactly(runner, context, query, given, options));
     const bool capped = !total.has_value() || *total > options.exact_count_cap;
     out.page.set_total_kind(capped ? "capped" : "exact");
     out.page.set_total(total.has_value() ? std::min(*total, options.exact_count_cap) : seen);
   } else if (query.count == Count::kEstimated) {
     SqlBuilder estimate(context);
     BuildMatching(estimate, query);
+    estimate.Fill({.context = context, .given = &given});
     CO_ASSIGN_OR_RETURN(const double total,
                         co_await Explain(runner, std::move(estimate.text), std::move(estimate.params), "Plan Rows"));
     out.page.set_total(static_cast<int64_t>(total));
@@ -282,7 +294,7 @@ void RenderPage(const common::v1::Page& page, bool counted, std::string& out) {
 }
 
 void RenderRow(const Level& level, int row, std::string& out) {
-  const ListQuery& query = *level.query;
+  const ListQuery& query = *level.plan->query;
   const Resource& resource = *query.resource;
   out += '{';
   bool first = true;
@@ -293,7 +305,7 @@ void RenderRow(const Level& level, int row, std::string& out) {
     out += '"';
     out += field.name;  // [a-z0-9_] only
     out += "\":";
-    const int column = level.first_column + level.columns.at[static_cast<size_t>(position)];
+    const int column = level.ColumnOf(position);
     if (level.rows->IsNull(row, column)) {
       out += "null";
     } else {

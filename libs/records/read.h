@@ -10,7 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "libs/records/plan.h"
+#include "libs/records/read_plan.h"
 #include "libs/records/runner.h"
 
 namespace mainstay::records {
@@ -22,8 +22,6 @@ struct ReadOptions {
   // afterwards; zero: as long as any statement). Then it is answered as `capped`.
   int64_t exact_count_cap = 100'000;
   absl::Duration exact_count_time = absl::ZeroDuration();
-  // The page is planned for its very values (cost.h).
-  bool planned_anew = false;
   absl::Time now;
 };
 
@@ -41,13 +39,11 @@ struct Related {
   std::vector<Group> groups;
 };
 struct Level {
-  const ListQuery* query = nullptr;
-  Columns columns;
-  int first_column = 0;  // 1 where the parent's ordinal stands first
+  explicit Level(const LevelPlan& p) : plan(&p) {}
+  const LevelPlan* plan;
   RowsPtr rows;
-  std::vector<Related> related;  // as query->expansions
-  explicit Level(const ListQuery& q) : query(&q), columns(ColumnsOf(q, true)) {}
-  Level(const ListQuery& q, Columns c) : query(&q), columns(std::move(c)) {}
+  std::vector<Related> related;  // as plan->below
+  int ColumnOf(int field) const { return plan->first_column + plan->columns.at[static_cast<size_t>(field)]; }
 };
 
 struct PageOfRows {
@@ -56,13 +52,15 @@ struct PageOfRows {
   common::v1::Page page;
 };
 
-// A page of the top level with its count, cursors and related rows.
+// A page of the top level with its count, cursors and related rows. The plan must live until the answer, and as long as
+// its levels are in use.
 boost::asio::awaitable<absl::StatusOr<PageOfRows>> FetchPage(Runner& runner, const catalog::Model& model,
-                                                             const CallContext& context, const ListQuery& query,
-                                                             ReadOptions options);
+                                                             const CallContext& context, ReadPlan& plan,
+                                                             const Given& given, ReadOptions options);
 // The relations of the rows in `level`.
 boost::asio::awaitable<absl::Status> FetchRelated(Runner& runner, const catalog::Model& model,
-                                                  const CallContext& context, Level& level, ReadOptions options);
+                                                  const CallContext& context, const Given& given, Level& level,
+                                                  ReadOptions options);
 
 // A figure of PostgreSQL's plan for a statement that is not run: "Plan Rows", "Total Cost".
 boost::asio::awaitable<absl::StatusOr<double>> Explain(Runner& runner, std::string sql, postgres::Params params,

@@ -18,23 +18,23 @@ constexpr size_t kPieceBytes = 256 << 10;
 
 class RowStream final : public http::BodySource {
  public:
-  RowStream(CachePtr cache, CallContext context, std::unique_ptr<ListQuery> query,
+  RowStream(CachePtr cache, CallContext context, std::unique_ptr<ReadPlan> plan,
             std::shared_ptr<postgres::Session> session, std::shared_ptr<void> held, RowStreamOptions options)
       : cache_(std::move(cache)),
         context_(std::move(context)),
-        query_(std::move(query)),
-        level_(*query_, ColumnsOf(*query_, false)),
+        plan_(std::move(plan)),
+        level_(plan_->level()),
         runner_(OnSession(*session, cache_->sql)),
         held_(std::move(held)),
         session_(std::move(session)),
         options_(options) {
-    AppendHeader(options_.format, *query_, piece_);
+    AppendHeader(options_.format, plan_->query(), piece_);
   }
 
   awaitable<absl::Status> Begin() {
     session_->Begin("ISOLATION LEVEL REPEATABLE READ, READ ONLY");
     SqlBuilder sql(context_);
-    BuildPage(sql, *query_, level_.columns, nullptr, false);
+    BuildPage(sql, plan_->query(), plan_->level().columns, nullptr, false);
     postgres::Statement statement{std::make_shared<const postgres::Sql>(std::move(sql.text)), std::move(sql.params)};
     absl::StatusOr<postgres::Result> rows = co_await session_->FetchFirst(std::move(statement), asked_);
     if (!rows.ok()) co_return ReadFailure(rows.status());
@@ -61,8 +61,9 @@ class RowStream final : public http::BodySource {
     const int rows = result.rows();
     level_.rows = WrapResult(std::move(result));
     level_.related.clear();
-    if (!query_->expansions.empty() && rows > 0) {
-      const absl::Status related = co_await FetchRelated(*runner_, *cache_->model, context_, level_, options_.reading);
+    if (!plan_->level().below.empty() && rows > 0) {
+      const absl::Status related =
+          co_await FetchRelated(*runner_, *cache_->model, context_, plan_->query().given, level_, options_.reading);
       if (!related.ok()) co_return related;
     }
     const size_t before = piece_.size();
@@ -86,7 +87,7 @@ class RowStream final : public http::BodySource {
 
   const CachePtr cache_;
   const CallContext context_;
-  const std::unique_ptr<ListQuery> query_;
+  const std::unique_ptr<ReadPlan> plan_;
   Level level_;
   std::unique_ptr<Runner> runner_;
   std::shared_ptr<void> held_;
@@ -124,9 +125,10 @@ void AppendRow(RowFormat format, bool escape_formulas, const Level& level, int r
     return;
   }
   tabular::CsvWriter csv(out, {.escape_formulas = escape_formulas});
-  for (int position : level.query->output) {
-    const catalog::ColumnType& type = level.query->resource->fields[static_cast<size_t>(position)].type;
-    const int column = level.first_column + level.columns.at[static_cast<size_t>(position)];
+  const ListQuery& query = *level.plan->query;
+  for (int position : query.output) {
+    const catalog::ColumnType& type = query.resource->fields[static_cast<size_t>(position)].type;
+    const int column = level.ColumnOf(position);
     if (level.rows->IsNull(row, column)) {
       csv.Cell(std::nullopt);
     } else {
@@ -137,13 +139,13 @@ void AppendRow(RowFormat format, bool escape_formulas, const Level& level, int r
 }
 
 awaitable<absl::StatusOr<std::unique_ptr<http::BodySource>>> OpenRowStream(
-    CachePtr cache, CallContext context, std::unique_ptr<ListQuery> query, postgres::AsyncPostgres& postgres,
+    CachePtr cache, CallContext context, std::unique_ptr<ReadPlan> plan, postgres::AsyncPostgres& postgres,
     const http::Request* request, std::shared_ptr<void> held, RowStreamOptions options) {
   auto acquired = co_await postgres.Acquire(absl::Now() + options.life);
   if (!acquired.ok()) co_return acquired.status();
   std::shared_ptr<postgres::Session> session = *std::move(acquired);
   CancelOnDisconnect(request, session);
-  auto stream = std::make_unique<RowStream>(std::move(cache), std::move(context), std::move(query), std::move(session),
+  auto stream = std::make_unique<RowStream>(std::move(cache), std::move(context), std::move(plan), std::move(session),
                                             std::move(held), options);
   const absl::Status begun = co_await stream->Begin();
   if (!begun.ok()) co_return begun;

@@ -34,10 +34,10 @@ struct RowStreamOptions {
   ReadOptions reading;                     // for the cursors of related lists
 };
 
-// All rows of `query` and what it expands. The first ones are fetched here, so that what is wrong is still an answer of
-// its own. `held` is kept until the last row was read or the stream is given up.
+// All rows of the plan's query and what it expands. The first ones are fetched here, so that what is wrong is still an
+// answer of its own. `held` is kept until the last row was read or the stream is given up.
 boost::asio::awaitable<absl::StatusOr<std::unique_ptr<http::BodySource>>> OpenRowStream(
-    CachePtr cache, CallContext context, std::unique_ptr<ListQuery> query, postgres::AsyncPostgres& postgres,
+    CachePtr cache, CallContext context, std::unique_ptr<ReadPlan> plan, postgres::AsyncPostgres& postgres,
     const http::Request* request, std::shared_ptr<void> held, RowStreamOptions options);
 
 }  // namespace mainstay::records

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "libs/records/runner.h"
 
-#include <functional>
 #include <pqxx/pqxx>
 
 #include "libs/base/status.h"
@@ -9,8 +8,6 @@
 
 namespace mainstay::records {
 namespace {
-
-constexpr size_t kSlots = 4096;
 
 class ResultRows : public Rows {
  public:
@@ -43,22 +40,15 @@ class SessionRunner : public Runner {
  public:
   SessionRunner(postgres::Session& session, std::shared_ptr<SqlCache> cache)
       : session_(session), cache_(std::move(cache)) {}
-  boost::asio::awaitable<absl::StatusOr<RowsPtr>> Run(std::string sql, postgres::Params params) override {
-    postgres::Statement statement{cache_->Get(std::move(sql)), std::move(params)};
-    absl::StatusOr<postgres::Result> result = co_await session_.Execute(std::move(statement));
-    if (!result.ok()) co_return result.status();
-    co_return WrapResult(*std::move(result));
-  }
-  boost::asio::awaitable<absl::StatusOr<RowsPtr>> RunAnew(std::string sql, postgres::Params params) override {
-    postgres::Statement statement{.sql = std::make_shared<const postgres::Sql>(std::move(sql)),
-                                  .params = std::move(params),
-                                  .planned_anew = true};
+  using Runner::Run;
+  boost::asio::awaitable<absl::StatusOr<RowsPtr>> Run(postgres::Statement statement) override {
     absl::StatusOr<postgres::Result> result = co_await session_.Execute(std::move(statement));
     if (!result.ok()) co_return result.status();
     co_return WrapResult(*std::move(result));
   }
 
  private:
+  postgres::SqlPtr Share(std::string sql) override { return cache_->Get(std::move(sql)); }
   postgres::Session& session_;
   const std::shared_ptr<SqlCache> cache_;
 };
@@ -67,14 +57,15 @@ class SharedRunner : public Runner {
  public:
   SharedRunner(postgres::AsyncPostgres& postgres, std::shared_ptr<SqlCache> cache, absl::Time deadline)
       : postgres_(postgres), cache_(std::move(cache)), deadline_(deadline) {}
-  boost::asio::awaitable<absl::StatusOr<RowsPtr>> Run(std::string sql, postgres::Params params) override {
-    postgres::Statement statement{cache_->Get(std::move(sql)), std::move(params)};
+  using Runner::Run;
+  boost::asio::awaitable<absl::StatusOr<RowsPtr>> Run(postgres::Statement statement) override {
     absl::StatusOr<postgres::Result> result = co_await postgres_.Execute(std::move(statement), deadline_);
     if (!result.ok()) co_return result.status();
     co_return WrapResult(*std::move(result));
   }
 
  private:
+  postgres::SqlPtr Share(std::string sql) override { return cache_->Get(std::move(sql)); }
   postgres::AsyncPostgres& postgres_;
   const std::shared_ptr<SqlCache> cache_;
   const absl::Time deadline_;
@@ -83,8 +74,9 @@ class SharedRunner : public Runner {
 class TransactionRunner : public Runner {
  public:
   explicit TransactionRunner(pqxx::transaction_base& tx) : tx_(tx) {}
-  boost::asio::awaitable<absl::StatusOr<RowsPtr>> Run(std::string sql, postgres::Params params) override {
-    co_return Blocking(sql, params);
+  using Runner::Run;
+  boost::asio::awaitable<absl::StatusOr<RowsPtr>> Run(postgres::Statement statement) override {
+    co_return Blocking(statement.sql->text, statement.params);
   }
 
  private:
@@ -106,24 +98,6 @@ class TransactionRunner : public Runner {
 };
 
 }  // namespace
-
-postgres::SqlPtr SqlCache::Get(std::string sql) {
-  const size_t hash = std::hash<std::string_view>()(sql);
-  if (slots_.empty() || used_ > kSlots / 2) {
-    slots_.assign(kSlots, {});
-    used_ = 0;
-  }
-  for (size_t i = hash & (kSlots - 1);; i = (i + 1) & (kSlots - 1)) {
-    auto& [slot_hash, slot] = slots_[i];
-    if (slot == nullptr) {
-      slot_hash = hash;
-      slot = std::make_shared<const postgres::Sql>(std::move(sql));
-      ++used_;
-      return slot;
-    }
-    if (slot_hash == hash && slot->text == sql) return slot;
-  }
-}
 
 std::unique_ptr<Runner> OnSession(postgres::Session& session, std::shared_ptr<SqlCache> cache) {
   return std::make_unique<SessionRunner>(session, std::move(cache));

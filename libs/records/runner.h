@@ -17,6 +17,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "libs/postgres/async.h"
+#include "libs/records/prepared.h"
 
 namespace pqxx {
 class transaction_base;
@@ -38,22 +39,20 @@ using RowsPtr = std::unique_ptr<Rows>;
 class Runner {
  public:
   virtual ~Runner() = default;
-  virtual boost::asio::awaitable<absl::StatusOr<RowsPtr>> Run(std::string sql, postgres::Params params) = 0;
-  // The same, planned for these very values (postgres::Statement::planned_anew).
-  virtual boost::asio::awaitable<absl::StatusOr<RowsPtr>> RunAnew(std::string sql, postgres::Params params) {
-    return Run(std::move(sql), std::move(params));
+  virtual boost::asio::awaitable<absl::StatusOr<RowsPtr>> Run(postgres::Statement statement) = 0;
+  boost::asio::awaitable<absl::StatusOr<RowsPtr>> Run(std::string sql, postgres::Params params) {
+    return Run({.sql = Share(std::move(sql)), .params = std::move(params)});
   }
-};
-
-// Prepared statements by their text, so that equal texts share one. Bounded: when full it starts anew, and connections
-// prepare again what is still in use.
-class SqlCache {
- public:
-  postgres::SqlPtr Get(std::string sql);
+  // The same, planned for these very values (postgres::Statement::planned_anew).
+  boost::asio::awaitable<absl::StatusOr<RowsPtr>> RunAnew(std::string sql, postgres::Params params) {
+    return Run({.sql = std::make_shared<const postgres::Sql>(std::move(sql)),
+                .params = std::move(params),
+                .planned_anew = true});
+  }
 
  private:
-  std::vector<std::pair<size_t, postgres::SqlPtr>> slots_;  // open addressing, a power of two
-  size_t used_ = 0;
+  // A text that others may run as well.
+  virtual postgres::SqlPtr Share(std::string sql) { return std::make_shared<const postgres::Sql>(std::move(sql)); }
 };
 
 std::unique_ptr<Runner> OnSession(postgres::Session& session, std::shared_ptr<SqlCache> cache);

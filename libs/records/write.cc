@@ -314,13 +314,15 @@ awaitable<absl::Status> MergeJsonColumns(Runner& runner, const CallContext& cont
 // The rows as the caller sees them now, in the order of `keys`; a row that it does not see stays empty.
 awaitable<absl::Status> ReadBack(Runner& runner, const CallContext& context, const ListQuery& projection,
                                  const std::vector<std::vector<std::string>>& keys, std::vector<WriteAnswer>& answers) {
-  Level level(projection);
+  LevelPlan plan(projection, /*versions=*/true);
+  Level level(plan);
   SqlBuilder sql(context);
   if (keys.size() == 1) {
-    BuildGet(sql, projection, level.columns, keys[0]);
+    BuildGet(sql, projection, plan.columns);
+    sql.Fill({.context = context, .keys = keys[0]});
   } else {
-    BuildGetMany(sql, projection, level.columns, keys);
-    level.first_column = 1;
+    BuildGetMany(sql, projection, plan.columns, keys);
+    plan.first_column = 1;
   }
   absl::StatusOr<RowsPtr> rows = co_await runner.Run(std::move(sql.text), std::move(sql.params));
   if (!rows.ok()) co_return rows.status();

@@ -117,7 +117,7 @@ std::string WithTraces(SqlBuilder& sql, const Resource& resource, const WriteRul
               ", images AS (INSERT INTO mainstay.record_changes (tenant, resource, key, operation, before, after, "
               "subject, event, keep_until) SELECT ",
               tenant, ", ", sql.Bind(resource.name, "text"), ", ARRAY[", key, "], '", WrittenName(written), "', ",
-              image(before, "before_row"), ", ", image(after, "after_row"), ", ", sql.Subject("text"), ", ",
+              image(before, "before_row"), ", ", image(after, "after_row"), ", ", sql.Subject(), ", ",
               sql.Bind(event, "uuid"), ", now() + interval '", absl::ToInt64Seconds(life), " seconds' FROM w)");
   }
   std::string specs;
@@ -167,8 +167,8 @@ std::string WithTraces(SqlBuilder& sql, const Resource& resource, const WriteRul
     json.BeginArray();
     for (const std::string& role : context.principal.roles) json.String(role);
     json.EndArray();
-    StrAppend(&out, ", jobs AS MATERIALIZED (SELECT mainstay.enqueue_for(ARRAY(", specs, "), ", sql.Subject("text"),
-              ", ", sql.Bind(roles, "json"), ") AS n)");
+    StrAppend(&out, ", jobs AS MATERIALIZED (SELECT mainstay.enqueue_for(ARRAY(", specs, "), ", sql.Subject(), ", ",
+              sql.Bind(roles, "json"), ") AS n)");
     last = ", (SELECT n FROM jobs)";
   }
   StrAppend(&out, " SELECT ", columns, last, " FROM w");

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Query strings and the same as JSON, through parser, resolver and planner: a refusal is a problem of the client's, and
-// what becomes SQL holds nothing of the input but parameters.
+// Query strings and the same as JSON, through parser, resolver and planner: a refusal is a problem of the client's,
+// what becomes SQL holds nothing of the input but parameters, and a plan that is known again by a query's form takes
+// from it what planning it took.
 #include "libs/records/query.h"
 
 #include <set>
@@ -10,6 +11,7 @@
 #include "libs/http/list_query.h"
 #include "libs/records/cost.h"
 #include "libs/records/plan.h"
+#include "libs/records/read_plan.h"
 #include "tests/fuzz/fuzz.h"
 
 namespace mainstay::records {
@@ -46,8 +48,7 @@ void CheckLevel(const CallContext& context, const ListQuery& query) {
   for (const int position : query.output) FUZZ_REQUIRE(!query.resource->fields[static_cast<size_t>(position)].hidden);
   for (const Expansion& expansion : query.expansions) {
     SqlBuilder sql(context);
-    BuildRelated(sql, *query.resource, expansion, ColumnsOf(*expansion.query, true),
-                 std::vector<std::string>(expansion.relation->columns.size(), "{1}"));
+    BuildRelated(sql, *query.resource, expansion, ColumnsOf(*expansion.query, true));
     CheckSql(sql);
     CheckLevel(context, *expansion.query);
   }
@@ -68,7 +69,7 @@ bool Try(const catalog::Model& model, const std::string& input) {
   if (!query.ok()) return refused(query.status());
   const CallContext context{.principal = {.tenant = "acme", .subject = "s", .roles = {"admin"}}};
   Resolver resolver(model, context);
-  const auto resolved = resolver.Resolve(*model.FindResource("rows"), *query);
+  auto resolved = resolver.Resolve(*model.FindResource("rows"), *query);
   if (!resolved.ok()) return refused(resolved.status());
   const ListQuery& list = **resolved;
   const Columns columns = ColumnsOf(list, true);
@@ -86,6 +87,16 @@ bool Try(const catalog::Model& model, const std::string& input) {
   BuildCount(count, list, 100);
   CheckSql(count);
   CheckLevel(context, list);
+  if (input.empty() || input[0] != '{') {
+    ReadPlan plan(ReadPlan::Of::kPage, *std::move(resolved), context, false, nullptr);
+    const http::QueryForm form = http::FormOf(input);
+    if (plan.Take(form)) {
+      const std::optional<Given> again = plan.ValuesOf(form);
+      const Given& first = plan.query().given;
+      FUZZ_REQUIRE(again.has_value());
+      FUZZ_REQUIRE(again->sent == first.sent && again->bound == first.bound && again->cursor == first.cursor);
+    }
+  }
   return true;
 }
 

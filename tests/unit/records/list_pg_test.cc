@@ -475,6 +475,136 @@ TEST_CASE("a related list is walked like any other, one parent's at a time") {
   CHECK(world.Get(kAcme, "/v1/things?expand=owner&expand[owner][cursor]=" + second).problem() == "invalid-parameter");
 }
 
+TEST_CASE("what was planned for one request serves the next of its form, with that one's values and caller") {
+  World world(kThings, kCatalog);
+  const auto ids = [&](const std::string& where, const std::string& tenant = "acme") {
+    return Column(world,
+                  StrCat("SELECT id FROM t.things WHERE tenant = '", tenant, "' AND ", where, " ORDER BY id LIMIT 50"));
+  };
+  // Of each pair the first is planned, the second finds its plan.
+  const std::pair<std::string, std::string> cases[][2] = {
+      {{"filter[rank]=3", "rank = 3"}, {"filter[rank]=5", "rank = 5"}},
+      {{"filter[rank][in]=1,2", "rank IN (1, 2)"}, {"filter[rank][in]=7,8,0", "rank IN (7, 8, 0)"}},
+      {{"filter[label][in]=Zo%C3%AB,apple", "label IN ('Zoë', 'apple')"},
+       {"filter[label][in]=a%5C,b,a_b", "label IN ('a,b', 'a_b')"}},
+      {{"filter[label][starts_with]=a", "label LIKE 'a%'"}, {"filter[label][starts_with]=a%25", "label LIKE 'a\\%%'"}},
+      {{"filter[label][contains]=_", "label LIKE '%\\_%'"}, {"filter[label][contains]=p", "label LIKE '%p%'"}},
+      {{"filter[tags][has]=a", "'a' = ANY(tags)"}, {"filter[tags][has]=c+d", "'c d' = ANY(tags)"}},
+      {{"filter[tags][has_any]=a,b", "tags && '{a,b}'"}, {"filter[tags][has_any]=x", "tags && '{x}'"}},
+      {{"filter[doc.s.n]=v0", "doc #>> '{s,n}' = 'v0'"}, {"filter[doc.s.n]=v1", "doc #>> '{s,n}' = 'v1'"}},
+      {{"filter[span][overlaps]=[3,9)", "span && '[3,9)'"}, {"filter[span][overlaps]=[30,32)", "span && '[30,32)'"}},
+      {{"filter[rank][is_null]=true", "rank IS NULL"}, {"filter[rank][is_null]=false", "rank IS NOT NULL"}},
+      {{"filter[flag]=true", "flag"}, {"filter[flag]=false", "NOT flag"}},
+      {{"filter[owner.name]=Ann", "owner_id = 1"}, {"filter[owner.name]=Ben", "owner_id = 2"}},
+      {{"filter[or][0][rank]=1&filter[or][1][mood]=sad", "(rank = 1 OR mood = 'sad')"},
+       {"filter[or][0][rank]=2&filter[or][1][mood]=ok", "(rank = 2 OR mood = 'ok')"}},
+      {{"filter[label]=true", "label = 'true'"}, {"filter[label]=apple", "label = 'apple'"}},
+  };
+  for (const auto& pair : cases) {
+    for (const auto& [query, where] : pair) {
+      INFO(query);
+      CHECK(Ids(world.Get(kAcme, "/v1/things?" + query)) == ids(where));
+      CHECK(Ids(world.Get(kGlobex, "/v1/things?" + query)) == ids(where, "globex"));
+    }
+    // And back.
+    CHECK(Ids(world.Get(kAcme, "/v1/things?" + pair[0].first)) == ids(pair[0].second));
+  }
+
+  SECTION("the rows of a role, counts and relations are the second caller's too") {
+    const Principal reader = Someone("acme", {"reader"});
+    const auto counted = [&](const Principal& who, const std::string& rank) {
+      return world.Get(who, "/v1/things?count=exact&filter[rank]=" + rank).json().Find("page")->Find("total")->text();
+    };
+    const auto count = [&](const std::string& where) {
+      return world.Value("SELECT count(*) FROM t.things WHERE " + where);
+    };
+    CHECK(counted(kAcme, "1") == count("tenant = 'acme' AND rank = 1"));
+    CHECK(counted(kGlobex, "2") == count("tenant = 'globex' AND rank = 2"));
+    CHECK(counted(reader, "1") == count("tenant = 'acme' AND owner_id = 1 AND rank = 1"));
+    CHECK(counted(reader, "2") == count("tenant = 'acme' AND owner_id = 1 AND rank = 2"));
+    const auto related = [&](const Principal& who, const std::string& id, const std::string& rank) {
+      return Ids(
+          Answer{.response = {.body = ""},
+                 .document = std::make_shared<JsonDocument>(
+                     JsonDocument::Parse(
+                         std::string(world.Get(who, StrCat("/v1/owners/", id, "?expand[things][filter][rank]=", rank))
+                                         .json()
+                                         .Find("things")
+                                         ->raw()))
+                         .value())});
+    };
+    CHECK(related(kAcme, "1", "1") == ids("owner_id = 1 AND rank = 1"));
+    CHECK(related(kAcme, "2", "5") == ids("owner_id = 2 AND rank = 5"));
+    CHECK(related(kGlobex, "3", "5") == ids("owner_id = 3 AND rank = 5", "globex"));
+  }
+  SECTION("a wrong value is refused as if it were the first") {
+    const std::pair<std::string, std::string> wrong[] = {
+        {"filter[rank]=1", "filter[rank]=x"},
+        {"filter[mood]=sad", "filter[mood]=cross"},
+        {"filter[label][like]=a", "filter[label][like]=%25a%25b%25c%25"},
+        {"filter[rank]=1", "filter[rank]=%ff"},
+        {"filter[rank]=1", "filter[rank]=%zz"}};
+    for (const auto& [right, bad] : wrong) {
+      World fresh(kThings, kCatalog);
+      const Answer first = fresh.Get(kAcme, "/v1/things?" + bad);
+      CHECK(world.Get(kAcme, "/v1/things?" + right).status() == 200);
+      const Answer second = world.Get(kAcme, "/v1/things?" + bad);
+      INFO(bad << " " << second.response.body);
+      CHECK(first.status() == 400);
+      CHECK(second.problem() == first.problem());
+      CHECK(second.errors() == first.errors());
+    }
+  }
+  SECTION("a cursor belongs to the values that it was given for") {
+    const std::string at = "/v1/things?limit=5&sort=rank&filter[price][gt]=";
+    std::vector<std::string> cursors;
+    for (const std::string price : {"0", "1"}) {
+      Lines walked;
+      for (std::string next; walked.empty() || !next.empty();) {
+        const Answer page = world.Get(kAcme, StrCat(at, price, next.empty() ? "" : "&cursor=", next));
+        REQUIRE(page.status() == 200);
+        for (const std::string& id : Ids(page)) walked.push_back(id);
+        const JsonValue& cursor = *page.json().Find("page")->Find("next_cursor");
+        next = cursor.is_null() ? "" : std::string(cursor.text());
+        if (!next.empty()) cursors.push_back(next);
+      }
+      CHECK(walked == Column(world, StrCat("SELECT id FROM t.things WHERE tenant = 'acme' AND price > ", price,
+                                           " ORDER BY rank, id")));
+    }
+    CHECK(world.Get(kAcme, StrCat(at, "1&cursor=", cursors[0])).problem() == "cursor-mismatch");
+    CHECK(world.Get(kGlobex, StrCat(at, "0&cursor=", cursors[0])).problem() == "cursor-mismatch");
+    CHECK(world.Get(kAcme, StrCat(at, "0&cursor=", cursors[0], "x")).problem() == "cursor-invalid");
+    CHECK(world.Get(kAcme, StrCat(at, "0&cursor=")).problem() == "cursor-invalid");
+  }
+}
+
+TEST_CASE("a tenant or subject that is no value of the column it is compared with sees no row of it") {
+  World world(
+      "CREATE SCHEMA n; CREATE TABLE n.notes (id int PRIMARY KEY, account bigint NOT NULL, author int NOT NULL);"
+      "CREATE INDEX ON n.notes (account, id); INSERT INTO n.notes VALUES (1, 7, 70), (2, 7, 71), (3, 8, 70);",
+      R"(
+resources:
+  notes:
+    table: n.notes
+    tenant: account
+    permissions:
+      writer: {actions: [read], where: 'filter[author]={subject}'}
+roles:
+  writer: {description: Sees its own.}
+)");
+  for (const Principal& who : {Someone("7"), Someone("acme"), Someone("7"), Someone("99999999999999999999")}) {
+    const bool known = who.tenant == "7";
+    CHECK(Ids(world.Get(who, "/v1/notes")) == (known ? Lines{"1", "2"} : Lines{}));
+    CHECK(world.Get(who, "/v1/notes/1").status() == (known ? 200 : 404));
+    CHECK(world.Get(who, "/v1/notes?count=exact").json().Find("page")->Find("total")->text() == (known ? "2" : "0"));
+  }
+  for (const std::string subject : {"70", "key_1", "70"}) {
+    const Principal who = Someone("7", {"writer"}, subject);
+    CHECK(Ids(world.Get(who, "/v1/notes")) == (subject == "70" ? Lines{"1"} : Lines{}));
+    CHECK(world.Get(who, "/v1/notes/1").status() == (subject == "70" ? 200 : 404));
+  }
+}
+
 TEST_CASE("a page deep in a list reads no more rows than the first, also where the sort key may be null") {
   World world(kThings, kCatalog);
   world.Sql(
