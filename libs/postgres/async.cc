@@ -70,8 +70,8 @@ class AsyncPostgresImpl final : public AsyncPostgres {
     co_return co_await Suspend<absl::StatusOr<Result>>(std::move(start), std::move(cancel));
   }
 
-  asio::awaitable<absl::StatusOr<std::unique_ptr<Session>>> Acquire(absl::Time deadline) override {
-    return core_->Acquire(deadline);
+  asio::awaitable<absl::StatusOr<std::unique_ptr<Session>>> Acquire(absl::Time deadline, Lane lane) override {
+    return core_->Acquire(deadline, lane);
   }
   absl::Status Health() const override { return core_->GetHealth(); }
   void Close() override { core_->Close(); }

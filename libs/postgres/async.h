@@ -65,7 +65,9 @@ struct AsyncOptions {
   std::string application_name;
   int shared_connections = 2;
   int exclusive_connections = 8;
-  int max_waiting = 256;    // for an exclusive connection; beyond it `overloaded` at once
+  // Beside them, for what is known to be short. Few: while the processors are busy, more only wait in each other's way.
+  int short_connections = 2;
+  int max_waiting = 256;    // in each lane, for an exclusive connection; beyond it `overloaded` at once
   int max_pipelined = 256;  // in flight per shared connection; beyond it `overloaded`
   absl::Duration acquire_timeout = absl::Seconds(2);
   absl::Duration statement_timeout = absl::Seconds(5);
@@ -87,11 +89,16 @@ class Session {
   // than asked for: that was the end. After Begin only, one such result at a time; other statements may run between.
   virtual boost::asio::awaitable<absl::StatusOr<Result>> FetchFirst(Statement statement, int rows) = 0;
   virtual boost::asio::awaitable<absl::StatusOr<Result>> FetchMore(int rows) = 0;
+  // COMMIT travels behind the next statements, without a round trip of its own. When one of them fails it is not done.
+  virtual void End() = 0;
   virtual boost::asio::awaitable<absl::Status> Commit() = 0;
   virtual boost::asio::awaitable<absl::Status> Rollback() = 0;
   // From the same loop: asks the server to stop what runs (57014).
   virtual void Cancel() = 0;
 };
+
+// Which permits an exclusive connection is under: those who are short never wait for those who are not.
+enum class Lane : uint8_t { kLong, kShort };
 
 // One per loop.
 class AsyncPostgres {
@@ -101,7 +108,10 @@ class AsyncPostgres {
   // A cheap single statement, on a shared connection. One that is given up (deadline, cancelled coroutine) still runs
   // to its end on the server. Must be awaited on the loop.
   virtual boost::asio::awaitable<absl::StatusOr<Result>> Execute(Statement statement, absl::Time deadline) = 0;
-  virtual boost::asio::awaitable<absl::StatusOr<std::unique_ptr<Session>>> Acquire(absl::Time deadline) = 0;
+  virtual boost::asio::awaitable<absl::StatusOr<std::unique_ptr<Session>>> Acquire(absl::Time deadline, Lane lane) = 0;
+  boost::asio::awaitable<absl::StatusOr<std::unique_ptr<Session>>> Acquire(absl::Time deadline) {
+    return Acquire(deadline, Lane::kLong);
+  }
   virtual absl::Status Health() const = 0;  // thread-safe
   // Fails what waits and closes all connections; sessions still lent end with their next use. Destroy this before the
   // loop.

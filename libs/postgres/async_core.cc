@@ -33,12 +33,14 @@ void Core::Sweep() {
     connection->Sweep(now, options.statement_timeout + absl::Seconds(3));
   }
   std::vector<std::shared_ptr<PermitWaiter>> late;
-  for (auto it = permit_queue.begin(); it != permit_queue.end();) {
-    if ((*it)->waiter == nullptr || (*it)->give_up <= now) {
-      late.push_back(std::move(*it));
-      it = permit_queue.erase(it);
-    } else {
-      ++it;
+  for (Permits& lane : permits) {
+    for (auto it = lane.waiting.begin(); it != lane.waiting.end();) {
+      if ((*it)->waiter == nullptr || (*it)->give_up <= now) {
+        late.push_back(std::move(*it));
+        it = lane.waiting.erase(it);
+      } else {
+        ++it;
+      }
     }
   }
   for (auto& permit : late) {
@@ -50,26 +52,28 @@ void Core::Sweep() {
                                         .detail = "all database connections are in use",
                                         .retry_after = absl::Seconds(1)}));
   }
-  bool waiting = !permit_queue.empty();
+  bool waiting = false;
+  for (const Permits& lane : permits) waiting = waiting || !lane.waiting.empty();
   for (auto& connection : shared) waiting = waiting || connection->load() > 0;
   if (waiting) StartSweeping();
 }
 
-asio::awaitable<absl::Status> Core::Permit(absl::Time deadline) {
-  if (in_use < options.exclusive_connections) {
-    ++in_use;
+asio::awaitable<absl::Status> Core::Permit(absl::Time deadline, Lane lane) {
+  Permits& all = PermitsOf(lane);
+  if (all.in_use < all.most) {
+    ++all.in_use;
     co_return absl::OkStatus();
   }
-  if (permit_queue.size() >= size_t(options.max_waiting)) {
+  if (all.waiting.size() >= size_t(options.max_waiting)) {
     co_return MakeProblem(
         {.type = "overloaded", .detail = "too many requests wait for the database", .retry_after = absl::Seconds(1)});
   }
   auto permit = std::make_shared<PermitWaiter>();
   permit->deadline = deadline;
   permit->give_up = std::min(deadline, absl::Now() + options.acquire_timeout);
-  auto start = [this, permit](std::unique_ptr<Waiter<absl::Status>> waiter) {
+  auto start = [this, &all, permit](std::unique_ptr<Waiter<absl::Status>> waiter) {
     permit->waiter = std::move(waiter);
-    permit_queue.push_back(permit);
+    all.waiting.push_back(permit);
     StartSweeping();
   };
   auto cancel = [self = shared_from_this(), permit] {
@@ -80,43 +84,45 @@ asio::awaitable<absl::Status> Core::Permit(absl::Time deadline) {
   co_return co_await Suspend<absl::Status>(std::move(start), std::move(cancel));
 }
 
-void Core::ReleasePermit() {
-  while (!permit_queue.empty() && !closed) {
-    auto permit = std::move(permit_queue.front());
-    permit_queue.pop_front();
+void Core::ReleasePermit(Lane lane) {
+  Permits& all = PermitsOf(lane);
+  while (!all.waiting.empty() && !closed) {
+    auto permit = std::move(all.waiting.front());
+    all.waiting.pop_front();
     if (permit->waiter == nullptr) continue;
     // Not from here: the releasing coroutine is in the middle of something.
-    asio::post(loop, [self = shared_from_this(), permit] {
+    asio::post(loop, [self = shared_from_this(), permit, lane] {
       if (auto waiter = std::move(permit->waiter)) {
         waiter->Complete(absl::OkStatus());
       } else {
-        self->ReleasePermit();  // given up meanwhile
+        self->ReleasePermit(lane);  // given up meanwhile
       }
     });
     return;
   }
-  --in_use;
+  --all.in_use;
 }
 
-asio::awaitable<absl::StatusOr<std::unique_ptr<Session>>> Core::Acquire(absl::Time deadline) {
+asio::awaitable<absl::StatusOr<std::unique_ptr<Session>>> Core::Acquire(absl::Time deadline, Lane lane) {
   const auto self = shared_from_this();
   if (closed) co_return Unavailable("the database connections are closed");
   CO_RETURN_IF_ERROR(exclusive_parameters.status());
-  const absl::Status permit = co_await Permit(deadline);
+  const absl::Status permit = co_await Permit(deadline, lane);
   CO_RETURN_IF_ERROR(permit);
   // Whatever happens from here on, the permit is the session's or given back.
   struct Held {
     std::shared_ptr<Core> core;
+    Lane lane;
     ~Held() {
-      if (core != nullptr) core->ReleasePermit();
+      if (core != nullptr) core->ReleasePermit(lane);
     }
-  } held{self};
+  } held{self, lane};
   while (!idle.empty()) {
     std::unique_ptr<Link> link = std::move(idle.back());
     idle.pop_back();
     if (!link->LooksAlive() || link->Worn()) continue;
     held.core = nullptr;
-    co_return MakeSession(self, std::move(link), deadline);
+    co_return MakeSession(self, std::move(link), lane, deadline);
   }
   if (absl::Now() < next_exclusive_attempt) co_return WhyUnavailable();
   absl::StatusOr<PGconn*> connection =
@@ -137,7 +143,7 @@ asio::awaitable<absl::StatusOr<std::unique_ptr<Session>>> Core::Acquire(absl::Ti
   auto link = std::make_unique<Link>(loop);
   link->Adopt(*connection);
   held.core = nullptr;
-  co_return MakeSession(self, std::move(link), deadline);
+  co_return MakeSession(self, std::move(link), lane, deadline);
 }
 
 void Core::Close() {
@@ -148,10 +154,10 @@ void Core::Close() {
   const absl::Status status = Unavailable("the database connections are closed");
   for (auto& connection : shared) connection->Shut(status);
   idle.clear();
-  auto waiting = std::move(permit_queue);
-  permit_queue.clear();
-  for (auto& permit : waiting) {
-    if (permit->waiter != nullptr) PostComplete<absl::Status>(loop, std::move(permit->waiter), status);
+  for (Permits& lane : permits) {
+    for (auto& permit : std::exchange(lane.waiting, {})) {
+      if (permit->waiter != nullptr) PostComplete<absl::Status>(loop, std::move(permit->waiter), status);
+    }
   }
 }
 

@@ -7,6 +7,7 @@
 // coroutine may send again, close everything, or destroy this.
 #pragma once
 
+#include <array>
 #include <deque>
 #include <memory>
 #include <mutex>
@@ -131,6 +132,8 @@ struct Core : std::enable_shared_from_this<Core> {
                                                       .statement_timeout = options.statement_timeout,
                                                       .whole_cursors = true})),
         sweeper(l) {
+    PermitsOf(Lane::kLong).most = options.exclusive_connections;
+    PermitsOf(Lane::kShort).most = options.short_connections;
     for (int i = 0; i < options.shared_connections; ++i) shared.push_back(std::make_unique<Shared>(*this, loop));
   }
 
@@ -150,14 +153,19 @@ struct Core : std::enable_shared_from_this<Core> {
   void StartSweeping();
   void Sweep();
 
-  // --- permits for exclusive connections ---
+  // --- permits for exclusive connections, by lane ---
   struct PermitWaiter {
     std::unique_ptr<Waiter<absl::Status>> waiter;
     absl::Time give_up, deadline;
   };
-  asio::awaitable<absl::Status> Permit(absl::Time deadline);
-  void ReleasePermit();
-  asio::awaitable<absl::StatusOr<std::unique_ptr<Session>>> Acquire(absl::Time deadline);
+  struct Permits {
+    int most = 0, in_use = 0;
+    std::deque<std::shared_ptr<PermitWaiter>> waiting;
+  };
+  Permits& PermitsOf(Lane lane) { return permits[static_cast<size_t>(lane)]; }
+  asio::awaitable<absl::Status> Permit(absl::Time deadline, Lane lane);
+  void ReleasePermit(Lane lane);
+  asio::awaitable<absl::StatusOr<std::unique_ptr<Session>>> Acquire(absl::Time deadline, Lane lane);
   void Close();
 
   asio::io_context& loop;
@@ -166,9 +174,8 @@ struct Core : std::enable_shared_from_this<Core> {
   std::vector<std::unique_ptr<Shared>> shared;
   asio::steady_timer sweeper;
   bool sweeping = false, closed = false;
-  int in_use = 0;  // permits
+  std::array<Permits, 2> permits;
   std::vector<std::unique_ptr<Link>> idle;
-  std::deque<std::shared_ptr<PermitWaiter>> permit_queue;
   absl::Time next_exclusive_attempt = absl::InfinitePast();
   absl::Duration exclusive_backoff;
   absl::BitGen random;
@@ -177,6 +184,7 @@ struct Core : std::enable_shared_from_this<Core> {
 };
 
 // async_session.cc. `link` goes back to `core`, and its permit with it.
-std::unique_ptr<Session> MakeSession(std::shared_ptr<Core> core, std::unique_ptr<Link> link, absl::Time deadline);
+std::unique_ptr<Session> MakeSession(std::shared_ptr<Core> core, std::unique_ptr<Link> link, Lane lane,
+                                     absl::Time deadline);
 
 }  // namespace mainstay::postgres::internal

@@ -18,8 +18,8 @@ constexpr absl::Duration kCancelGrace = absl::Seconds(1);
 
 class SessionImpl final : public Session {
  public:
-  SessionImpl(std::shared_ptr<Core> core, std::unique_ptr<Link> link, absl::Time deadline)
-      : core_(std::move(core)), link_(std::move(link)), deadline_(deadline), timer_(core_->loop) {}
+  SessionImpl(std::shared_ptr<Core> core, std::unique_ptr<Link> link, Lane lane, absl::Time deadline)
+      : core_(std::move(core)), link_(std::move(link)), lane_(lane), deadline_(deadline), timer_(core_->loop) {}
 
   ~SessionImpl() override {
     const bool clean = !busy_ && !spoiled_ && !core_->closed && PQstatus(link_->connection) == CONNECTION_OK;
@@ -27,15 +27,15 @@ class SessionImpl final : public Session {
     const PGTransactionStatusType state = clean ? PQtransactionStatus(link_->connection) : PQTRANS_UNKNOWN;
     if (clean && state == PQTRANS_IDLE && !link_->Worn()) {
       core_->idle.push_back(std::move(link_));
-      core_->ReleasePermit();
+      core_->ReleasePermit(lane_);
     } else if (clean && !finishing_ && (state == PQTRANS_INTRANS || state == PQTRANS_INERROR)) {
       // Rolled back in the background; the permit stays taken until then.
-      auto rest = std::make_unique<SessionImpl>(core_, std::move(link_), absl::Now() + absl::Seconds(2));
+      auto rest = std::make_unique<SessionImpl>(core_, std::move(link_), lane_, absl::Now() + absl::Seconds(2));
       rest->finishing_ = true;
       asio::co_spawn(core_->loop, Finish(std::move(rest)), asio::detached);
     } else {
       link_->Close();
-      core_->ReleasePermit();
+      core_->ReleasePermit(lane_);
     }
   }
 
@@ -55,9 +55,13 @@ class SessionImpl final : public Session {
     items.reserve(statements.size());
     for (Statement& statement : statements)
       items.push_back({.statement = &statement, .unprepared = statement.planned_anew});
+    if (end_) items.push_back({.text = "COMMIT"});
     absl::StatusOr<std::vector<Result>> results = co_await Run(items);
+    if (std::exchange(end_, false) && results.ok()) results->pop_back();
     co_return results;
   }
+
+  void End() override { end_ = true; }
 
   asio::awaitable<absl::StatusOr<Result>> FetchFirst(Statement statement, int rows) override {
     if (begin_.empty() && PQtransactionStatus(link_->connection) != PQTRANS_INTRANS)
@@ -294,17 +298,19 @@ class SessionImpl final : public Session {
 
   const std::shared_ptr<Core> core_;
   std::unique_ptr<Link> link_;
+  const Lane lane_;
   const absl::Time deadline_;
   asio::steady_timer timer_;
   std::string begin_, cursor_;
   int cursors_ = 0;
-  bool busy_ = false, spoiled_ = false, rolled_back_ = false, finishing_ = false;
+  bool busy_ = false, spoiled_ = false, rolled_back_ = false, finishing_ = false, end_ = false;
 };
 
 }  // namespace
 
-std::unique_ptr<Session> MakeSession(std::shared_ptr<Core> core, std::unique_ptr<Link> link, absl::Time deadline) {
-  return std::make_unique<SessionImpl>(std::move(core), std::move(link), deadline);
+std::unique_ptr<Session> MakeSession(std::shared_ptr<Core> core, std::unique_ptr<Link> link, Lane lane,
+                                     absl::Time deadline) {
+  return std::make_unique<SessionImpl>(std::move(core), std::move(link), lane, deadline);
 }
 
 }  // namespace mainstay::postgres::internal

@@ -53,6 +53,7 @@ class ClaimsSession final : public postgres::Session {
     if (results.ok() && first) results->erase(results->begin());
     co_return results;
   }
+  void End() override { inner_->End(); }
   awaitable<absl::StatusOr<Result>> FetchFirst(Statement statement, int rows) override {
     if (!claimed_) {
       const absl::StatusOr<std::vector<Result>> set = co_await ExecuteAll({});
@@ -88,7 +89,7 @@ class ClaimsPostgres final : public postgres::AsyncPostgres {
   ClaimsPostgres(postgres::AsyncPostgres& inner, Statement claims) : inner_(inner), claims_(std::move(claims)) {}
 
   awaitable<absl::StatusOr<Result>> Execute(Statement statement, absl::Time deadline) override {
-    absl::StatusOr<std::unique_ptr<postgres::Session>> session = co_await Acquire(deadline);
+    absl::StatusOr<std::unique_ptr<postgres::Session>> session = co_await Acquire(deadline, postgres::Lane::kShort);
     if (!session.ok()) co_return session.status();
     absl::StatusOr<Result> result = co_await (*session)->Execute(std::move(statement));
     if (!result.ok()) co_return result.status();
@@ -96,8 +97,10 @@ class ClaimsPostgres final : public postgres::AsyncPostgres {
     if (!ended.ok()) co_return ended;
     co_return result;
   }
-  awaitable<absl::StatusOr<std::unique_ptr<postgres::Session>>> Acquire(absl::Time deadline) override {
-    absl::StatusOr<std::unique_ptr<postgres::Session>> session = co_await inner_.Acquire(deadline);
+  using AsyncPostgres::Acquire;
+  awaitable<absl::StatusOr<std::unique_ptr<postgres::Session>>> Acquire(absl::Time deadline,
+                                                                        postgres::Lane lane) override {
+    absl::StatusOr<std::unique_ptr<postgres::Session>> session = co_await inner_.Acquire(deadline, lane);
     if (!session.ok()) co_return session.status();
     std::unique_ptr<postgres::Session> claiming = std::make_unique<ClaimsSession>(*std::move(session), claims_);
     co_return claiming;

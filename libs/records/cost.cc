@@ -6,6 +6,7 @@
 
 #include "libs/base/problem.h"
 #include "libs/base/strings.h"
+#include "libs/records/plan.h"
 
 namespace mainstay::records {
 namespace {
@@ -78,9 +79,12 @@ bool IsSubset(const std::vector<int>& fields, const std::set<int>& of) {
   return !fields.empty() && std::all_of(fields.begin(), fields.end(), [&](int field) { return of.contains(field); });
 }
 
+bool LeadsIndex(const Resource& resource, int field) {
+  return resource.fields[static_cast<size_t>(field)].indexed || (!resource.key.empty() && resource.key[0] == field);
+}
+
 // Of one condition on a row: whether an index finds its rows.
 bool IsIndexed(const Resource& resource, const Predicate& predicate) {
-  const Field& field = resource.fields[predicate.field];
   switch (predicate.op) {
     case Op::kEq:
     case Op::kIn:
@@ -88,8 +92,7 @@ bool IsIndexed(const Resource& resource, const Predicate& predicate) {
     case Op::kGte:
     case Op::kLt:
     case Op::kLte:
-      return predicate.json_path.empty() &&
-             (field.indexed || (!resource.key.empty() && resource.key[0] == predicate.field));
+      return predicate.json_path.empty() && LeadsIndex(resource, predicate.field);
     case Op::kSearch:
       return true;  // the catalog's author has declared it
     default:
@@ -121,11 +124,7 @@ int64_t ScoreLevel(const ListQuery& query, int64_t parents, bool one_each) {
   int64_t score = rows;
   bool scan = false;
   if (query.filter.has_value()) ScorePredicate(*query.resource, *query.filter, scan, score);
-  if (!one_each && !query.sort.empty()) {
-    const int first = query.sort[0].field;
-    const std::vector<int>& key = query.resource->key;
-    scan |= !query.resource->fields[first].indexed && (key.empty() || key[0] != first);
-  }
+  if (!one_each && !query.sort.empty()) scan |= !LeadsIndex(*query.resource, query.sort[0].field);
   if (scan) score += kScan;
   for (const Expansion& expansion : query.expansions)
     score += ScoreLevel(*expansion.query, rows, expansion.relation->kind == Relation::Kind::kToOne);
@@ -149,6 +148,22 @@ bool IsCheap(const ListQuery& query, bool all_tenants) {
   // Rows marked as deleted are passed over: few, as long as deleting is the exception.
   return std::any_of(resource.ordered_indexes.begin(), resource.ordered_indexes.end(),
                      [&](const std::vector<IndexPart>& index) { return Serves(index, bounds, query.sort); });
+}
+
+namespace {
+bool RelatedByIndex(const ListQuery& query) {
+  return std::all_of(query.expansions.begin(), query.expansions.end(), [](const Expansion& expansion) {
+    const Resource& target = *expansion.query->resource;
+    const std::vector<int> columns = FieldsOfColumns(target, expansion.relation->target_columns);
+    return expansion.relation->kind != Relation::Kind::kManyToMany && !columns.empty() &&
+           LeadsIndex(target, columns[0]) && RelatedByIndex(*expansion.query);
+  });
+}
+}  // namespace
+
+bool IsShort(const ListQuery& query, int64_t score) {
+  constexpr int64_t kMostRows = 5'000;
+  return query.count == Count::kNone && score <= kMostRows && RelatedByIndex(query);
 }
 
 int64_t Score(const ListQuery& query) {

@@ -20,6 +20,10 @@ namespace mainstay::records {
 // `all_tenants`: the caller's statements hold no tenant.
 bool IsCheap(const ListQuery& query, bool all_tenants);
 
+// Of a page whose own rows are cheap: whether the rest of it is soon done as well. There is no count, indexes find the
+// related rows, and in all they are few.
+bool IsShort(const ListQuery& query, int64_t score);
+
 // Rows at most on all levels, 1,000 for each level that must look at more rows than it shows, 1,000 for each relation
 // in a filter.
 int64_t Score(const ListQuery& query);

@@ -152,7 +152,7 @@ awaitable<absl::StatusOr<HttpReads::OneRow>> HttpReads::ReadOne(CachePtr cache, 
     if (!result.ok()) co_return ReadFailure(result.status());
     level.rows = WrapResult(*std::move(result));
   } else {
-    auto acquired = co_await postgres.Acquire(context.deadline);
+    auto acquired = co_await postgres.Acquire(context.deadline, plan->lane());
     if (!acquired.ok()) co_return acquired.status();
     const std::shared_ptr<postgres::Session> session = *std::move(acquired);
     CancelOnDisconnect(request, session);
@@ -160,13 +160,14 @@ awaitable<absl::StatusOr<HttpReads::OneRow>> HttpReads::ReadOne(CachePtr cache, 
     absl::StatusOr<postgres::Result> result = co_await session->Execute(std::move(statement));
     if (!result.ok()) co_return ReadFailure(result.status());
     level.rows = WrapResult(*std::move(result));
-    if (level.rows->rows() > 0) {
+    level.shown = level.rows->rows();
+    if (level.shown > 0) {
       const std::unique_ptr<Runner> runner = OnSession(*session, cache->sql);
-      const absl::Status related = co_await FetchRelated(*runner, *cache->model, context, given, level, Reading());
+      ReadOptions reading = Reading();
+      reading.nothing_follows = true;
+      const absl::Status related = co_await FetchRelated(*runner, *cache->model, context, given, level, reading);
       if (!related.ok()) co_return related;
     }
-    const absl::Status ended = co_await session->Commit();
-    if (!ended.ok()) co_return ended;
   }
   if (level.rows->rows() == 0) co_return NotFound();
   out.json.reserve(512);
@@ -187,15 +188,13 @@ awaitable<absl::StatusOr<HttpReads::ManyRows>> HttpReads::ReadMany(CachePtr cach
     const std::unique_ptr<Runner> runner = OnShared(postgres, cache->sql, context.deadline);
     fetched = co_await FetchPage(*runner, *cache->model, context, *plan, given, Reading());
   } else {
-    auto acquired = co_await postgres.Acquire(context.deadline);
+    auto acquired = co_await postgres.Acquire(context.deadline, plan->lane());
     if (!acquired.ok()) co_return acquired.status();
     const std::shared_ptr<postgres::Session> session = *std::move(acquired);
     CancelOnDisconnect(request, session);
     if (!single) session->Begin(kSnapshot);
     const std::unique_ptr<Runner> runner = OnSession(*session, cache->sql);
     fetched = co_await FetchPage(*runner, *cache->model, context, *plan, given, Reading());
-    // Nothing was written, and a count that took too long has ended the transaction.
-    if (!single) CO_RETURN_IF_ERROR(co_await session->Rollback());
   }
   if (!fetched.ok()) co_return fetched.status();
   ManyRows out;

@@ -435,7 +435,7 @@ void BuildMatching(SqlBuilder& sql, const ListQuery& query) {
 
 int PlainKey(const Resource& parent, const Expansion& expansion) {
   const Relation& relation = *expansion.relation;
-  if (relation.kind != Relation::Kind::kToOne) return -1;
+  if (relation.kind == Relation::Kind::kManyToMany) return -1;
   const Resource& target = *expansion.query->resource;
   const std::vector<int> ours = FieldsOfColumns(parent, relation.columns),
                          theirs = FieldsOfColumns(target, relation.target_columns);
@@ -460,7 +460,8 @@ void BuildRelated(SqlBuilder& sql, const Resource& parent, const Expansion& expa
     return sql.Bind(std::nullopt, CastName(parent.fields[ours[i]].type) + "[]",
                     {.kind = Source::Kind::kKey, .index = static_cast<int>(i)});
   };
-  if (const int key = PlainKey(parent, expansion); key >= 0) {
+  const int key = PlainKey(parent, expansion);
+  if (key >= 0 && relation.kind == Relation::Kind::kToOne) {
     const std::string alias = sql.NewAlias();
     const std::string array = keys_of(0);
     StrAppend(&sql.text, "SELECT ", SelectList(alias, target, columns), " FROM ", TableOf(target), " ", alias,
@@ -519,7 +520,32 @@ void BuildRelated(SqlBuilder& sql, const Resource& parent, const Expansion& expa
     if (!from->only) rows = StrCat(lists(nullptr, StrCat(" WHERE p.n <> ", number)), " UNION ALL ");
     rows += lists(&from->position, StrCat(" WHERE p.n = ", number));
   }
-  StrAppend(&sql.text, "SELECT n, ", OuterCells(columns), " FROM (", rows, ") l ORDER BY n, r");
+  StrAppend(&sql.text, "SELECT ", key >= 0 ? "" : "n, ", OuterCells(columns), " FROM (", rows, ") l ORDER BY n, r");
+}
+
+void BuildTogether(SqlBuilder& sql, const Resource& parent, const Expansion& expansion, const Columns& columns) {
+  const ListQuery& query = *expansion.query;
+  const Resource& target = *query.resource;
+  const Field& theirs = target.fields[static_cast<size_t>(PlainKey(parent, expansion))];
+  const Field& ours = parent.fields[FieldsOfColumns(parent, expansion.relation->columns)[0]];
+  const auto filled = [&](std::string_view cast, int index) {
+    return sql.Bind(std::nullopt, cast, {.kind = Source::Kind::kKey, .index = index});
+  };
+  const std::string array = filled(CastName(ours.type) + "[]", 0), most = filled("bigint", 1);
+  const auto rows = [&](std::string_view where) {
+    const std::string alias = sql.NewAlias();
+    return std::pair(alias, StrCat("SELECT ", NamedCells(alias, target, columns), " FROM ", TableOf(target), " ", alias,
+                                   " WHERE ", Column(alias, theirs), where, " AND ", Conditions(sql, alias, query)));
+  };
+  const std::string all = rows(StrCat(" = ANY(", array, ")")).second;
+  const auto [alias, one] = rows(" = p.k0");
+  const auto cell = [&](int field) { return StrCat("c", columns.at[static_cast<size_t>(field)]); };
+  StrAppend(&sql.text, "WITH s AS MATERIALIZED (", all, " LIMIT ", most, " + 1), n AS MATERIALIZED (SELECT count(*) > ",
+            most, " AS many FROM s) SELECT ", OuterCells(columns),
+            " FROM (SELECT * FROM s WHERE NOT (SELECT many FROM n) UNION ALL SELECT l.* FROM unnest(", array,
+            ") AS p(k0) CROSS JOIN LATERAL (", one, " ORDER BY ", OrderBy(alias, target, query.sort, false), " LIMIT ",
+            query.limit + 1, ") l WHERE (SELECT many FROM n)) a ORDER BY ", cell(theirs.position), ", ",
+            Order(query.sort, false, [&](const SortKey& sort) { return cell(sort.field); }));
 }
 
 void BuildGet(SqlBuilder& sql, const ListQuery& query, const Columns& columns) {

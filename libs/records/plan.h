@@ -107,13 +107,18 @@ struct RelatedPosition {
   bool only = false;  // there are no other parents
   Position position;
 };
-// The target's field by whose text a row of a to-one relation is known again: both sides are integers, or both uuids.
-// -1: there is none. One scan of the index then finds all rows, at two thirds of the cost of a join with the keys.
+// The target's field by whose text a related row's parent is known again: both sides are integers, or both uuids. -1:
+// there is none. One scan of the index then finds all rows, at two thirds of the cost of a join with the keys.
 int PlainKey(const catalog::Resource& parent, const Expansion& expansion);
 // The rows of one relation for many parents: keys as one array per column, to be filled in. Without a plain key the
 // first column of the result is the parent's ordinal, from 1. The other parents' lists begin at their beginning.
 void BuildRelated(SqlBuilder& sql, const catalog::Resource& parent, const Expansion& expansion, const Columns& columns,
                   const RelatedPosition* from = nullptr);
+// The same of lists with a plain key, by one scan for all parents, at half the cost while there are no more rows than
+// the number that follows the array of keys. If there are, each list is read for itself after all, in the same
+// statement.
+void BuildTogether(SqlBuilder& sql, const catalog::Resource& parent, const Expansion& expansion,
+                   const Columns& columns);
 // One row by its key.
 void BuildGet(SqlBuilder& sql, const ListQuery& query, const Columns& columns);
 

@@ -60,116 +60,208 @@ Stretch StretchOf(int rows, int limit, bool backward, bool inside) {
   return {.shown = shown, .ahead = backward ? shown > 0 : more, .behind = backward ? more : inside && shown > 0};
 }
 
+// For how many requests lists that were long are not read together.
+constexpr int kApart = 64;
+
+// What a page is read for.
+struct Asking {
+  const catalog::Model& model;
+  const CallContext& context;
+  const Given& given;
+  const ReadOptions& options;
+};
+
+// One relation of a level on its way: its parents' keys, what is sent, what comes of it.
+class RelatedFetch {
+ public:
+  RelatedFetch(const Asking& asking, Level& above, size_t index)
+      : asking_(asking),
+        above_(above),
+        expansion_(above.plan->query->expansions[index]),
+        query_(*expansion_.query),
+        plan_(above.plan->below[index]) {
+    related_.level = std::make_unique<Level>(plan_);
+  }
+
+  absl::Status Begin() {
+    const std::vector<int>& ours = plan_.parent_key;
+    if (ours.empty())
+      return absl::InternalError(StrCat("the relation ", expansion_.name, " starts from a column that is no field"));
+    const Rows& rows = *above_.rows;
+    const int n = above_.shown;
+    related_.group.assign(static_cast<size_t>(n), -1);
+    std::vector<PgArray> arrays(ours.size());
+    seen_.reserve(static_cast<size_t>(n));
+    std::string key;
+    for (int row = 0; row < n; ++row) {
+      if (std::any_of(ours.begin(), ours.end(), [&](int p) { return rows.IsNull(row, above_.ColumnOf(p)); })) continue;
+      key.clear();
+      for (int position : ours) AddPart(rows.Get(row, above_.ColumnOf(position)), key);
+      const auto [it, fresh] = seen_.try_emplace(key, static_cast<int>(seen_.size()));
+      related_.group[static_cast<size_t>(row)] = it->second;
+      if (!fresh) continue;
+      for (size_t i = 0; i < ours.size(); ++i) arrays[i].Add(rows.Get(row, above_.ColumnOf(ours[i])));
+    }
+    related_.groups.resize(seen_.size());
+    for (PgArray& array : arrays) keys_.push_back(std::move(array).Finish());
+    together_ = plan_.together.has_value() && plan_.apart == 0;
+    if (plan_.apart > 0) --plan_.apart;
+    if (together_) keys_.push_back(StrCat(Most()));
+    if (query_.cursor.empty()) return absl::OkStatus();
+    // A list's cursor holds its parent's key before the place in it; a parent that is not shown here has none to go on.
+    ASSIGN_OR_RETURN(Position position, OpenCursor(Binding(), query_.cursor, ours.size() + query_.sort.size()));
+    key.clear();
+    for (size_t i = 0; i < ours.size(); ++i) AddPart(position.values[i].value_or(""), key);
+    position.values.erase(position.values.begin(), position.values.begin() + static_cast<std::ptrdiff_t>(ours.size()));
+    if (const auto parent = seen_.find(key); parent != seen_.end()) {
+      related_.groups[static_cast<size_t>(parent->second)].backward = position.backward;
+      from_ = RelatedPosition{.parent = parent->second + 1, .only = seen_.size() == 1, .position = std::move(position)};
+    }
+    return absl::OkStatus();
+  }
+
+  // Also for no parents at all: the number of statements says nothing about the data.
+  postgres::Statement Statement() const {
+    const Values values{.context = asking_.context,
+                        .given = &asking_.given,
+                        .keys = keys_,
+                        .position = from_.has_value() ? &from_->position : nullptr};
+    if (plan_.rows.has_value()) {
+      const Prepared& prepared = together_ ? *plan_.together : *plan_.rows;
+      return {.sql = prepared.sql(), .params = prepared.Fill(values)};
+    }
+    SqlBuilder sql(asking_.context);
+    BuildRelated(sql, *above_.plan->query->resource, expansion_, plan_.columns, from_.has_value() ? &*from_ : nullptr);
+    const Prepared prepared(std::move(sql), nullptr);
+    return {.sql = prepared.sql(), .params = prepared.Fill(values)};
+  }
+  bool IsLast() const { return plan_.below.empty(); }
+
+  absl::Status Take(RowsPtr rows) {
+    related_.level->rows = std::move(rows);
+    related_.level->shown = related_.level->rows->rows();
+    if (together_ && related_.level->shown > Most() / 2) plan_.apart = kApart;
+    RETURN_IF_ERROR(FindGroups());
+    if (expansion_.relation->kind == Relation::Kind::kToOne || query_.sort.empty()) return absl::OkStatus();
+    return SealCursors();
+  }
+
+  // Hands over what was read; the level to go on with.
+  Level* Finish() {
+    Level* const level = related_.level.get();
+    above_.related.push_back(std::move(related_));
+    return level;
+  }
+
+ private:
+  void AddPart(std::string_view part, std::string& key) const {
+    if (plan_.parent_key.size() > 1) StrAppend(&key, part.size(), ":");
+    key.append(part);
+  }
+
+  // Rows of which something can be shown or told.
+  int64_t Most() const { return static_cast<int64_t>(seen_.size()) * (query_.limit + 1); }
+
+  const CursorBinding& Binding() {
+    if (!binding_.has_value())
+      binding_ = BindCursor(asking_.options.cursor_key, asking_.model, query_, asking_.given, asking_.context,
+                            asking_.options.now, asking_.options.cursor_life);
+    return *binding_;
+  }
+
+  // The rows of a parent stand beside each other.
+  absl::Status FindGroups() {
+    const Rows& found = *related_.level->rows;
+    const int column = plan_.plain_key >= 0 ? related_.level->ColumnOf(plan_.plain_key) : 0;
+    std::string_view last;
+    Group* group = nullptr;
+    for (int row = 0; row < found.rows(); ++row) {
+      const std::string_view parent = found.Get(row, column);
+      if (group == nullptr || parent != last) {
+        size_t number = 0;
+        if (plan_.plain_key >= 0) {
+          const auto it = seen_.find(ToAbsl(parent));
+          if (it == seen_.end())
+            return absl::InternalError(StrCat("a row of ", expansion_.name, " that no one asked for"));
+          number = static_cast<size_t>(it->second);
+        } else {
+          for (char c : parent) number = number * 10 + static_cast<size_t>(c - '0');
+          --number;
+        }
+        group = &related_.groups[number];
+        group->first = row;
+        last = parent;
+      }
+      ++group->rows;
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status SealCursors() {
+    const std::vector<int>& ours = plan_.parent_key;
+    for (int row = 0; row < above_.shown; ++row) {
+      const int number = related_.group[static_cast<size_t>(row)];
+      if (number < 0) continue;
+      Group& group = related_.groups[static_cast<size_t>(number)];
+      const bool inside = from_.has_value() && from_->parent == number + 1;
+      const Stretch stretch = StretchOf(group.rows, query_.limit, group.backward, inside);
+      const auto cursor = [&](bool back) {
+        const bool first = back != group.backward;  // of the rows as they were read
+        Position at = At(*related_.level, group.first + (first ? 0 : stretch.shown - 1), back);
+        std::vector<std::optional<std::string>> parent;
+        for (int position : ours) parent.emplace_back(above_.rows->Get(row, above_.ColumnOf(position)));
+        at.values.insert(at.values.begin(), parent.begin(), parent.end());
+        return SealCursor(Binding(), at);
+      };
+      if (stretch.ahead && group.next_cursor.empty()) {
+        ASSIGN_OR_RETURN(group.next_cursor, cursor(false));
+      }
+      if (stretch.behind && group.prev_cursor.empty()) {
+        ASSIGN_OR_RETURN(group.prev_cursor, cursor(true));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  const Asking& asking_;
+  Level& above_;
+  const Expansion& expansion_;
+  const ListQuery& query_;
+  const LevelPlan& plan_;
+  Related related_;
+  absl::flat_hash_map<std::string, int> seen_;  // parents' keys: which group
+  std::vector<std::string> keys_;
+  std::optional<RelatedPosition> from_;
+  std::optional<CursorBinding> binding_;
+  bool together_ = false;
+};
+
 }  // namespace
 
 awaitable<absl::Status> FetchRelated(Runner& runner, const catalog::Model& model, const CallContext& context,
                                      const Given& given, Level& level, ReadOptions options) {
-  const ListQuery& above = *level.plan->query;
-  for (size_t e = 0; e < above.expansions.size(); ++e) {
-    const Expansion& expansion = above.expansions[e];
-    const LevelPlan& plan = level.plan->below[e];
-    const std::vector<int>& ours = plan.parent_key;
-    Related related;
-    related.level = std::make_unique<Level>(plan);
-    if (ours.empty())
-      co_return absl::InternalError(StrCat("the relation ", expansion.name, " starts from a column that is no field"));
-    const int n = level.rows->rows();
-    related.group.assign(static_cast<size_t>(n), -1);
-    std::vector<PgArray> arrays(ours.size());
-    absl::flat_hash_map<std::string, int> seen;
-    seen.reserve(static_cast<size_t>(n));
-    std::string key;
-    const auto add = [&](std::string_view part) {
-      if (ours.size() > 1) StrAppend(&key, part.size(), ":");
-      key.append(part);
-    };
-    for (int row = 0; row < n; ++row) {
-      key.clear();
-      if (std::any_of(ours.begin(), ours.end(), [&](int p) { return level.rows->IsNull(row, level.ColumnOf(p)); }))
-        continue;
-      for (int position : ours) add(level.rows->Get(row, level.ColumnOf(position)));
-      const auto [it, fresh] = seen.try_emplace(key, static_cast<int>(seen.size()));
-      related.group[static_cast<size_t>(row)] = it->second;
-      if (!fresh) continue;
-      for (size_t i = 0; i < ours.size(); ++i) arrays[i].Add(level.rows->Get(row, level.ColumnOf(ours[i])));
+  const Asking asking{.model = model, .context = context, .given = given, .options = options};
+  // One round trip for all relations of a depth.
+  for (std::vector<Level*> levels = {&level}; !levels.empty();) {
+    std::vector<RelatedFetch> fetches;
+    for (Level* above : levels)
+      for (size_t i = 0; i < above->plan->below.size(); ++i) fetches.emplace_back(asking, *above, i);
+    if (fetches.empty()) break;
+    std::vector<postgres::Statement> statements;
+    for (RelatedFetch& fetch : fetches) {
+      CO_RETURN_IF_ERROR(fetch.Begin());
+      statements.push_back(fetch.Statement());
     }
-    related.groups.resize(seen.size());
-    // A list's cursor holds its parent's key before the place in it; a parent that is not shown here has none to go on.
-    const ListQuery& query = *expansion.query;
-    const bool list = expansion.relation->kind != Relation::Kind::kToOne;
-    std::optional<CursorBinding> binding;
-    const auto bind = [&]() -> const CursorBinding& {
-      if (!binding.has_value())
-        binding = BindCursor(options.cursor_key, model, query, given, context, options.now, options.cursor_life);
-      return *binding;
-    };
-    std::optional<RelatedPosition> from;
-    if (!query.cursor.empty()) {
-      CO_ASSIGN_OR_RETURN(Position position, OpenCursor(bind(), query.cursor, ours.size() + query.sort.size()));
-      key.clear();
-      for (size_t i = 0; i < ours.size(); ++i) add(position.values[i].value_or(""));
-      position.values.erase(position.values.begin(),
-                            position.values.begin() + static_cast<std::ptrdiff_t>(ours.size()));
-      if (const auto parent = seen.find(key); parent != seen.end()) {
-        related.groups[static_cast<size_t>(parent->second)].backward = position.backward;
-        from = RelatedPosition{.parent = parent->second + 1, .only = seen.size() == 1, .position = std::move(position)};
-      }
-    }
-    // Also for no parents at all: the number of statements says nothing about the data.
-    std::vector<std::string> keys;
-    for (PgArray& array : arrays) keys.push_back(std::move(array).Finish());
-    const Values values{.context = context, .given = &given, .keys = keys, .position = nullptr};
-    absl::StatusOr<RowsPtr> rows = absl::InternalError("");
-    if (plan.rows.has_value()) {
-      postgres::Statement statement{.sql = plan.rows->sql(), .params = plan.rows->Fill(values)};
-      rows = co_await runner.Run(std::move(statement));
-    } else {
-      SqlBuilder sql(context);
-      BuildRelated(sql, *above.resource, expansion, plan.columns, from.has_value() ? &*from : nullptr);
-      sql.Fill({.context = context,
-                .given = &given,
-                .keys = keys,
-                .position = from.has_value() ? &from->position : nullptr});
-      rows = co_await runner.Run(std::move(sql.text), std::move(sql.params));
-    }
+    const bool last =
+        std::all_of(fetches.begin(), fetches.end(), [](const RelatedFetch& fetch) { return fetch.IsLast(); });
+    if (options.nothing_follows && last) runner.End();
+    absl::StatusOr<std::vector<RowsPtr>> rows = co_await runner.RunAll(std::move(statements));
     if (!rows.ok()) co_return ReadFailure(rows.status());
-    related.level->rows = *std::move(rows);
-    const Rows& found = *related.level->rows;
-    for (int row = 0; row < found.rows(); ++row) {
-      size_t number = 0;
-      if (plan.plain_key >= 0) {
-        number = static_cast<size_t>(seen.at(ToAbsl(found.Get(row, related.level->ColumnOf(plan.plain_key)))));
-      } else {
-        for (char c : found.Get(row, 0)) number = number * 10 + static_cast<size_t>(c - '0');
-        --number;
-      }
-      Group& group = related.groups[number];
-      if (group.rows++ == 0) group.first = row;
+    levels.clear();
+    for (size_t i = 0; i < fetches.size(); ++i) {
+      CO_RETURN_IF_ERROR(fetches[i].Take(std::move((*rows)[i])));
+      levels.push_back(fetches[i].Finish());
     }
-    for (int row = 0; list && !query.sort.empty() && row < n; ++row) {
-      const int number = related.group[static_cast<size_t>(row)];
-      if (number < 0) continue;
-      Group& group = related.groups[static_cast<size_t>(number)];
-      const bool inside = from.has_value() && from->parent == number + 1;
-      const Stretch stretch = StretchOf(group.rows, query.limit, group.backward, inside);
-      const auto cursor = [&](bool back) {
-        const bool first = back != group.backward;  // of the rows as they were read
-        Position at = At(*related.level, group.first + (first ? 0 : stretch.shown - 1), back);
-        std::vector<std::optional<std::string>> parent;
-        for (int position : ours) parent.emplace_back(level.rows->Get(row, level.ColumnOf(position)));
-        at.values.insert(at.values.begin(), parent.begin(), parent.end());
-        return SealCursor(bind(), at);
-      };
-      if (stretch.ahead && group.next_cursor.empty()) {
-        CO_ASSIGN_OR_RETURN(group.next_cursor, cursor(false));
-      }
-      if (stretch.behind && group.prev_cursor.empty()) {
-        CO_ASSIGN_OR_RETURN(group.prev_cursor, cursor(true));
-      }
-    }
-    const absl::Status below = co_await FetchRelated(runner, model, context, given, *related.level, options);
-    if (!below.ok()) co_return below;
-    level.related.push_back(std::move(related));
   }
   co_return absl::OkStatus();
 }
@@ -234,6 +326,7 @@ awaitable<absl::StatusOr<PageOfRows>> FetchPage(Runner& runner, const catalog::M
   if (!rows.ok()) co_return ReadFailure(rows.status());
   out.level->rows = *std::move(rows);
   const Rows& found = *out.level->rows;
+  out.level->shown = std::min(found.rows(), query.limit);
   const bool backward = position.has_value() && position->backward;
   const Stretch stretch = StretchOf(found.rows(), query.limit, backward, position.has_value() || query.offset > 0);
   const int n = stretch.shown;
@@ -252,6 +345,7 @@ awaitable<absl::StatusOr<PageOfRows>> FetchPage(Runner& runner, const catalog::M
     }
   }
 
+  options.nothing_follows = query.count == Count::kNone;
   const absl::Status related = co_await FetchRelated(runner, model, context, given, *out.level, options);
   if (!related.ok()) co_return related;
 

@@ -22,6 +22,8 @@ struct ReadOptions {
   // afterwards; zero: as long as any statement). Then it is answered as `capped`.
   int64_t exact_count_cap = 100'000;
   absl::Duration exact_count_time = absl::ZeroDuration();
+  // The transaction may end with the last relation's rows.
+  bool nothing_follows = false;
   absl::Time now;
 };
 
@@ -35,13 +37,14 @@ struct Group {
 };
 struct Related {
   std::unique_ptr<Level> level;
-  std::vector<int> group;  // by row of the parent level: which group, -1: none
+  std::vector<int> group;  // by shown row of the parent level: which group, -1: none
   std::vector<Group> groups;
 };
 struct Level {
   explicit Level(const LevelPlan& p) : plan(&p) {}
   const LevelPlan* plan;
   RowsPtr rows;
+  int shown = 0;                 // so many of them, from the first; the others only say that there are more
   std::vector<Related> related;  // as plan->below
   int ColumnOf(int field) const { return plan->first_column + plan->columns.at[static_cast<size_t>(field)]; }
 };

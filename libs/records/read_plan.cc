@@ -26,6 +26,11 @@ void AddRelations(LevelPlan& level, const CallContext& context, SqlCache* cache)
       SqlBuilder sql(context);
       BuildRelated(sql, resource, expansion, below.columns);
       below.rows.emplace(std::move(sql), cache);
+      if (expansion.relation->kind == catalog::Relation::Kind::kToMany && below.plain_key >= 0) {
+        SqlBuilder together(context);
+        BuildTogether(together, resource, expansion, below.columns);
+        below.together.emplace(std::move(together), cache);
+      }
     }
     AddRelations(below, context, cache);
   }
@@ -47,6 +52,8 @@ ReadPlan::ReadPlan(Of what, std::unique_ptr<ListQuery> query, const CallContext&
       cache_(std::move(cache)),
       cost_(Score(*query_)),
       cheap_(IsCheap(*query_, context.principal.tenant == kAllTenants)),
+      lane_((cheap_ || what == Of::kRecord) && IsShort(*query_, cost_) ? postgres::Lane::kShort
+                                                                       : postgres::Lane::kLong),
       level_(*query_, versions) {
   SqlBuilder sql(context);
   if (what == Of::kRecord) {

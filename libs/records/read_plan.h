@@ -24,9 +24,12 @@ struct LevelPlan {
   Columns columns;
   int first_column = 0;  // 1 where the parent's ordinal stands first
   // Of a relation:
-  std::vector<int> parent_key;   // the fields of the level above that its rows are found by
-  int plain_key = -1;            // PlainKey
-  std::optional<Prepared> rows;  // of all parents, from the beginning of their lists; not there when it has a cursor
+  std::vector<int> parent_key;  // the fields of the level above that its rows are found by
+  int plain_key = -1;           // PlainKey
+  // Of all parents, from the beginning of their lists: not there when it has a cursor. Lists with a plain key can be
+  // read together as well (BuildTogether).
+  std::optional<Prepared> rows, together;
+  mutable int apart = 0;         // so many requests more they are not: they were long
   std::vector<LevelPlan> below;  // as query->expansions
 };
 
@@ -41,6 +44,8 @@ class ReadPlan {
   const LevelPlan& level() const { return level_; }
   int64_t cost() const { return cost_; }  // Score
   bool cheap() const { return cheap_; }   // IsCheap
+  // Of the connection, where there is more than one statement.
+  postgres::Lane lane() const { return lane_; }
   // The record by its key, or the list's first page.
   const Prepared& rows() const { return rows_; }
   // A page from there, put together when first asked for. Used before the next call.
@@ -61,6 +66,7 @@ class ReadPlan {
   const std::shared_ptr<SqlCache> cache_;
   const int64_t cost_;
   const bool cheap_;
+  const postgres::Lane lane_;
   LevelPlan level_;
   Prepared rows_;
   std::vector<Later> later_;

@@ -60,6 +60,7 @@ class RowStream final : public http::BodySource {
   awaitable<absl::Status> Take(postgres::Result result) {
     const int rows = result.rows();
     level_.rows = WrapResult(std::move(result));
+    level_.shown = rows;
     level_.related.clear();
     if (!plan_->level().below.empty() && rows > 0) {
       const absl::Status related =

@@ -46,6 +46,15 @@ class SessionRunner : public Runner {
     if (!result.ok()) co_return result.status();
     co_return WrapResult(*std::move(result));
   }
+  boost::asio::awaitable<absl::StatusOr<std::vector<RowsPtr>>> RunAll(
+      std::vector<postgres::Statement> statements) override {
+    absl::StatusOr<std::vector<postgres::Result>> results = co_await session_.ExecuteAll(std::move(statements));
+    if (!results.ok()) co_return results.status();
+    std::vector<RowsPtr> out;
+    for (postgres::Result& result : *results) out.push_back(WrapResult(std::move(result)));
+    co_return out;
+  }
+  void End() override { session_.End(); }
 
  private:
   postgres::SqlPtr Share(std::string sql) override { return cache_->Get(std::move(sql)); }
@@ -98,6 +107,17 @@ class TransactionRunner : public Runner {
 };
 
 }  // namespace
+
+boost::asio::awaitable<absl::StatusOr<std::vector<RowsPtr>>> Runner::RunAll(
+    std::vector<postgres::Statement> statements) {
+  std::vector<RowsPtr> out;
+  for (postgres::Statement& statement : statements) {
+    absl::StatusOr<RowsPtr> rows = co_await Run(std::move(statement));
+    if (!rows.ok()) co_return rows.status();
+    out.push_back(*std::move(rows));
+  }
+  co_return out;
+}
 
 std::unique_ptr<Runner> OnSession(postgres::Session& session, std::shared_ptr<SqlCache> cache) {
   return std::make_unique<SessionRunner>(session, std::move(cache));

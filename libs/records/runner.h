@@ -49,6 +49,11 @@ class Runner {
                 .params = std::move(params),
                 .planned_anew = true});
   }
+  // In one round trip where it can be; fails as a whole.
+  virtual boost::asio::awaitable<absl::StatusOr<std::vector<RowsPtr>>> RunAll(
+      std::vector<postgres::Statement> statements);
+  // The next statements are the transaction's last (postgres::Session::End).
+  virtual void End() {}
 
  private:
   // A text that others may run as well.

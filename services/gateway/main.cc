@@ -33,6 +33,7 @@ std::vector<std::unique_ptr<postgres::AsyncPostgres>> ConnectLoops(const Options
   async.url = options.service.database_url;
   async.application_name = "mainstay-gateway";
   async.exclusive_connections = int(options.database_connections);
+  async.short_connections = int(options.database_short_connections);
   async.prepare = options.prepared_statements;
   std::vector<std::unique_ptr<postgres::AsyncPostgres>> connections;
   for (boost::asio::io_context* loop : server.loops())

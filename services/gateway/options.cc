@@ -15,6 +15,9 @@ void Options::Declare(ConfigReader& reader) {
                   "the longest a request may take");
   reader.Int("database_connections", &database_connections, 1, 200,
              "connections per loop for transactions and costly statements");
+  reader.Int(
+      "database_short_connections", &database_short_connections, 1, 200,
+      "connections per loop for short reads of several statements; few are faster, unless the database is far away");
   reader.Bool("prepared_statements", &prepared_statements, "false behind a pooler that does not follow them");
 }
 

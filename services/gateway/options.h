@@ -21,8 +21,9 @@ struct Options {
   std::map<std::string, std::string> peers;  // service → host:port
   std::string cursor_key;                    // 32 bytes, the same for all copies
   absl::Duration request_timeout = absl::Seconds(30);
-  int64_t database_connections = 8;  // exclusive ones, per loop
-  bool prepared_statements = true;   // false behind a transaction pooler that does not follow them
+  int64_t database_connections = 8;        // exclusive ones, per loop
+  int64_t database_short_connections = 2;  // beside them, for short transactions
+  bool prepared_statements = true;         // false behind a transaction pooler that does not follow them
 
   void Declare(ConfigReader& reader);
 };

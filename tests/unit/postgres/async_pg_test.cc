@@ -250,6 +250,68 @@ TEST_CASE("sessions: transactions commit, roll back when dropped, and their conn
   });
 }
 
+TEST_CASE("a transaction ends with its last statements, unless one of them fails") {
+  testing::Sql(Database(), "DROP TABLE IF EXISTS ends; CREATE TABLE ends (n int PRIMARY KEY)");
+  AsyncOptions options = Options();
+  options.exclusive_connections = 1;
+  OnLoop(options, [](asio::io_context&, AsyncPostgres& db) -> asio::awaitable<void> {
+    const SqlPtr insert = Text("INSERT INTO ends VALUES ($1)"), snapshot = Text("SELECT pg_current_xact_id()::text");
+    for (const bool fails : {false, true, false}) {
+      testing::Sql(Database(), "DELETE FROM ends");
+      auto session = co_await db.Acquire(Soon());
+      REQUIRE_THAT(session, IsOk());
+      (*session)->Begin("READ WRITE");
+      Statement first{insert, {std::string("1")}};
+      auto begun = co_await (*session)->Execute(std::move(first));
+      REQUIRE_THAT(begun, IsOk());
+      CHECK(testing::SqlValue(Database(), "SELECT count(*) FROM ends") == "0");
+      std::vector<Statement> last;
+      last.push_back({snapshot, {}});
+      last.push_back({insert, {std::string(fails ? "1" : "2")}});
+      (*session)->End();
+      auto results = co_await (*session)->ExecuteAll(std::move(last));
+      CHECK(results.ok() == !fails);
+      if (results.ok()) {
+        CHECK(results->size() == 2);
+        CHECK(testing::SqlValue(Database(), "SELECT count(*) FROM ends") == "2");
+        // The session may go on; what follows is no part of it.
+        Statement after{snapshot, {}};
+        auto other = co_await (*session)->Execute(std::move(after));
+        REQUIRE_THAT(other, IsOk());
+        CHECK(other->Get(0, 0) != results->at(0).Get(0, 0));
+      }
+    }
+    auto session = co_await db.Acquire(Soon());
+    REQUIRE_THAT(session, IsOk());
+    Statement count{Text("SELECT count(*) FROM ends"), {}};
+    auto counted = co_await (*session)->Execute(std::move(count));
+    REQUIRE_THAT(counted, IsOk());
+    CHECK(counted->Get(0, 0) == "2");
+  });
+}
+
+TEST_CASE("short transactions don't wait for long ones, nor the other way round") {
+  AsyncOptions options = Options();
+  options.exclusive_connections = 1;
+  options.short_connections = 1;
+  options.max_waiting = 0;
+  OnLoop(options, [](asio::io_context&, AsyncPostgres& db) -> asio::awaitable<void> {
+    for (int round = 0; round < 3; ++round) {
+      auto held = co_await db.Acquire(Soon());
+      REQUIRE_THAT(held, IsOk());
+      auto refused = co_await db.Acquire(Soon());
+      CHECK_THAT(refused, HasProblem("overloaded"));
+      auto quick = co_await db.Acquire(Soon(), Lane::kShort);
+      REQUIRE_THAT(quick, IsOk());
+      auto second = co_await db.Acquire(Soon(), Lane::kShort);
+      CHECK_THAT(second, HasProblem("overloaded"));
+      held->reset();
+      auto again = co_await db.Acquire(Soon());
+      CHECK_THAT(again, IsOk());
+    }
+  });
+}
+
 TEST_CASE("a session's statement ends at the deadline, on the server too") {
   AsyncOptions options = Options();
   options.exclusive_connections = 1;

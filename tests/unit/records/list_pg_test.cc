@@ -578,6 +578,46 @@ TEST_CASE("what was planned for one request serves the next of its form, with th
   }
 }
 
+TEST_CASE("related lists are the same whether they are read together or each for itself") {
+  // Owner 1 has many things, the others few or none.
+  World world(kThings, kCatalog);
+  world.Sql("INSERT INTO t.owners SELECT i, 'acme', 'o' || i, 'DE' FROM generate_series(10, 60) i");
+  const auto expected = [&](const std::string& owner, int limit) {
+    return Column(world, StrCat("SELECT id FROM t.things WHERE tenant = 'acme' AND owner_id = ", owner,
+                                " ORDER BY label DESC NULLS LAST, id DESC LIMIT ", limit));
+  };
+  const auto check = [&](int owners, int limit, std::string_view how) {
+    world.TakeStatements();
+    const Answer answer = world.Get(kAcme, StrCat("/v1/owners?sort=id&limit=", owners, "&expand[things][limit]=", limit,
+                                                  "&expand[things][sort]=-label:nulls_last"));
+    REQUIRE(answer.status() == 200);
+    const std::vector<std::string> statements = world.TakeStatements();
+    REQUIRE(statements.size() == 2);
+    CHECK(statements[1].starts_with(how));
+    for (const JsonValue& owner : answer.json().Find("data")->items()) {
+      const std::string id(owner.Find("id")->text());
+      INFO("owner " << id << " of " << owners << ", at most " << limit);
+      Lines got;
+      for (const JsonValue& thing : owner.Find("things")->Find("data")->items())
+        got.emplace_back(thing.Find("id")->text());
+      CHECK(got == expected(id, limit));
+      const int64_t all =
+          std::stoll(world.Value("SELECT count(*) FROM t.things WHERE tenant = 'acme' AND owner_id = " + id));
+      CHECK(owner.Find("things")->Find("page")->Find("has_more")->boolean() == (all > limit));
+    }
+  };
+  // Room for all of them; then they fill more than half of it, or don't fit: the next time they are known to be long.
+  for (const int limit : {100, 3}) {
+    check(50, limit, "WITH s");
+    check(50, limit, "WITH s");
+  }
+  for (const auto& [owners, limit] : {std::pair(50, 1), std::pair(2, 5)}) {
+    check(owners, limit, "WITH s");
+    check(owners, limit, "SELECT c0");
+    check(owners, limit, "SELECT c0");
+  }
+}
+
 TEST_CASE("a tenant or subject that is no value of the column it is compared with sees no row of it") {
   World world(
       "CREATE SCHEMA n; CREATE TABLE n.notes (id int PRIMARY KEY, account bigint NOT NULL, author int NOT NULL);"

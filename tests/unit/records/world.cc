@@ -61,6 +61,7 @@ class CountingSession : public postgres::Session {
     auto status = co_await session_->Rollback();
     co_return status;
   }
+  void End() override { session_->End(); }
   void Cancel() override { session_->Cancel(); }
 
  private:
@@ -79,8 +80,9 @@ class CountingPostgres : public postgres::AsyncPostgres {
     auto result = co_await real_->Execute(std::move(statement), deadline);
     co_return result;
   }
-  asio::awaitable<absl::StatusOr<std::unique_ptr<postgres::Session>>> Acquire(absl::Time deadline) override {
-    auto session = co_await real_->Acquire(deadline);
+  asio::awaitable<absl::StatusOr<std::unique_ptr<postgres::Session>>> Acquire(absl::Time deadline,
+                                                                              postgres::Lane lane) override {
+    auto session = co_await real_->Acquire(deadline, lane);
     if (!session.ok()) co_return session.status();
     std::unique_ptr<postgres::Session> counting = std::make_unique<CountingSession>(
         *std::move(session), [this](postgres::Statement& statement) { Note(statement); });
