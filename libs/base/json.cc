@@ -4,6 +4,7 @@
 #include <charconv>
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 
 #include "absl/container/flat_hash_set.h"
 #include "libs/base/problem.h"
@@ -413,7 +414,33 @@ JsonWriter& JsonWriter::Raw(std::string_view json) {
   return *this;
 }
 
+namespace {
+// Nothing but ASCII that stands for itself; eight bytes at a time. Whether a word has a byte below n: hacker's delight,
+// "bit twiddling hacks" (hasless), exact for n up to 128.
+bool IsPlain(std::string_view text) {
+  constexpr uint64_t kOnes = 0x0101010101010101, kHighs = 0x8080808080808080;
+  const auto less = [](uint64_t word, uint64_t n) { return (word - kOnes * n) & ~word; };
+  const auto special = [&](uint64_t word) {
+    return ((word | less(word, 0x20) | less(word ^ (kOnes * '"'), 1) | less(word ^ (kOnes * '\\'), 1)) & kHighs) != 0;
+  };
+  uint64_t word = 0;
+  for (; text.size() >= sizeof word; text.remove_prefix(sizeof word)) {
+    std::memcpy(&word, text.data(), sizeof word);
+    if (special(word)) return false;
+  }
+  word = kOnes * ' ';
+  if (!text.empty()) std::memcpy(&word, text.data(), text.size());
+  return !special(word);
+}
+}  // namespace
+
 void AppendJsonString(std::string_view text, std::string& out) {
+  if (IsPlain(text)) {
+    out += '"';
+    out += text;
+    out += '"';
+    return;
+  }
   const bool valid = IsValidUtf8(text);
   out += '"';
   size_t clean = 0;  // start of the run not yet copied

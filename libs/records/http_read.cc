@@ -38,7 +38,7 @@ struct HttpReads::ManyRows {
 namespace {
 
 constexpr int64_t kLeastBatch = 16;  // rows of a stream fetched together
-constexpr size_t kMaxCachedForm = 1024;
+constexpr size_t kMaxCachedForm = 1024, kMaxCachedForms = 512;  // a plan with relations takes some tens of kilobytes
 constexpr std::string_view kSnapshot = "ISOLATION LEVEL REPEATABLE READ, READ ONLY";
 
 // The query as sent with another cursor.
@@ -128,7 +128,7 @@ absl::StatusOr<HttpReads::Planned> HttpReads::Find(ReadPlan::Of what, ModelCache
   }
   ASSIGN_OR_RETURN(std::shared_ptr<ReadPlan> plan, Plan(what, cache, resource, context, query, /*versions=*/record));
   if (form.text.size() <= kMaxCachedForm && plan->Take(form)) {
-    if (plans.size() >= kMaxCachedPlans) plans.clear();
+    if (plans.size() >= kMaxCachedForms) plans.clear();
     plans.insert_or_assign(std::move(name), plan);
   }
   Given given = plan->query().given;

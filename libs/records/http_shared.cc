@@ -15,10 +15,12 @@ namespace mainstay::records {
 using catalog::ModelPtr;
 using catalog::Resource;
 
+constexpr size_t kMaxCachedRights = 2048;
+
 AccessPtr ModelCache::AccessOf(const Resource& resource, const Principal& principal) {
   std::string key = resource.name;
   for (const std::string& role : principal.roles) StrAppend(&key, "\x1f", role);
-  if (access.size() > kMaxCachedPlans) access.clear();
+  if (access.size() > kMaxCachedRights) access.clear();
   AccessPtr& found = access[std::move(key)];
   if (found == nullptr) found = MakeAccess(*model, resource, principal.roles);
   return found;

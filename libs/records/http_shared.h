@@ -23,8 +23,6 @@
 
 namespace mainstay::records {
 
-constexpr size_t kMaxCachedPlans = 2048;
-
 class ReadPlan;
 
 // What one thread has worked out for one model.

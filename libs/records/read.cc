@@ -400,10 +400,11 @@ void RenderRow(const Level& level, int row, std::string& out) {
     out += field.name;  // [a-z0-9_] only
     out += "\":";
     const int column = level.ColumnOf(position);
-    if (level.rows->IsNull(row, column)) {
+    const std::string_view text = level.rows->Get(row, column);
+    if (text.empty() && level.rows->IsNull(row, column)) {
       out += "null";
     } else {
-      AppendJsonValue(field.type, level.rows->Get(row, column), out);
+      AppendJsonValue(field.type, text, out);
     }
   }
   for (size_t e = 0; e < level.related.size(); ++e) {

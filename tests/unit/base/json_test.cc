@@ -113,4 +113,25 @@ TEST_CASE("what the writer escapes the reader gets back") {
   CHECK(document->root().text() == all);
 }
 
+TEST_CASE("every byte at every place of a text is quoted as JSON wants it") {
+  for (int byte = 0; byte < 256; ++byte) {
+    for (size_t size = 1; size <= 17; ++size) {
+      for (size_t at = 0; at < size; ++at) {
+        std::string text(size, 'a');
+        text[at] = static_cast<char>(byte);
+        const std::string quoted = JsonQuote(text);
+        if (byte >= 0x20 && byte < 0x80 && byte != '"' && byte != '\\') {
+          REQUIRE(quoted == "\"" + text + "\"");
+        } else {
+          const auto document = JsonDocument::Parse(quoted);
+          REQUIRE(document.ok());
+          // A byte that is no character becomes U+FFFD.
+          if (byte >= 0x80) text.replace(at, 1, "\uFFFD");
+          REQUIRE(document->root().text() == text);
+        }
+      }
+    }
+  }
+}
+
 }  // namespace mainstay
