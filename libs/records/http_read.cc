@@ -37,7 +37,7 @@ struct HttpReads::ManyRows {
 
 namespace {
 
-constexpr int64_t kLeastBatch = 16;  // rows of a stream fetched together
+constexpr int64_t kLeastBatch = 16;                             // rows of a stream fetched together
 constexpr size_t kMaxCachedForm = 1024, kMaxCachedForms = 512;  // a plan with relations takes some tens of kilobytes
 constexpr std::string_view kSnapshot = "ISOLATION LEVEL REPEATABLE READ, READ ONLY";
 
