@@ -96,15 +96,16 @@ Resolver HttpReads::MakeResolver(ModelCache& cache, const CallContext& context) 
                   [&cache, &context](const Resource& resource) { return cache.AccessOf(resource, context.principal); });
 }
 
-absl::StatusOr<std::shared_ptr<ReadPlan>> HttpReads::Plan(ReadPlan::Of what, ModelCache& cache,
-                                                          const Resource& resource, const CallContext& context,
-                                                          const common::v1::ListQuery& query, bool versions) const {
+absl::StatusOr<HttpReads::Planned> HttpReads::Plan(ReadPlan::Of what, ModelCache& cache, const Resource& resource,
+                                                   const CallContext& context, const common::v1::ListQuery& query,
+                                                   bool versions) const {
   Resolver resolver = MakeResolver(cache, context);
   ASSIGN_OR_RETURN(std::unique_ptr<ListQuery> resolved, resolver.Resolve(resource, query));
   if (what == ReadPlan::Of::kRecord) resolved->limit = 1;
   auto plan = std::make_shared<ReadPlan>(what, std::move(resolved), context, versions, cache.sql);
   RETURN_IF_ERROR(CheckScore(plan->cost(), options_.query_cost_limit));
-  return plan;
+  Given given = plan->query().given;
+  return Planned{std::move(plan), std::move(given)};
 }
 
 absl::StatusOr<HttpReads::Planned> HttpReads::Find(ReadPlan::Of what, ModelCache& cache, const Resource& resource,
@@ -126,13 +127,12 @@ absl::StatusOr<HttpReads::Planned> HttpReads::Find(ReadPlan::Of what, ModelCache
     ASSIGN_OR_RETURN(query, http::ParseListQuery(text));
     if (record) RETURN_IF_ERROR(OnlyProjection(query));
   }
-  ASSIGN_OR_RETURN(std::shared_ptr<ReadPlan> plan, Plan(what, cache, resource, context, query, /*versions=*/record));
-  if (form.text.size() <= kMaxCachedForm && plan->Take(form)) {
+  ASSIGN_OR_RETURN(Planned planned, Plan(what, cache, resource, context, query, /*versions=*/record));
+  if (form.text.size() <= kMaxCachedForm && planned.plan->Take(form)) {
     if (plans.size() >= kMaxCachedForms) plans.clear();
-    plans.insert_or_assign(std::move(name), plan);
+    plans.insert_or_assign(std::move(name), planned.plan);
   }
-  Given given = plan->query().given;
-  return Planned{std::move(plan), std::move(given)};
+  return planned;
 }
 
 awaitable<absl::StatusOr<HttpReads::OneRow>> HttpReads::ReadOne(CachePtr cache, Planned planned,
@@ -281,8 +281,7 @@ awaitable<absl::StatusOr<http::Response>> HttpReads::HandleList(http::Request& r
     }
   }
   if (planned.plan == nullptr) {
-    CO_ASSIGN_OR_RETURN(planned.plan, Plan(ReadPlan::Of::kPage, *cache, resource, context, query, false));
-    planned.given = planned.plan->query().given;
+    CO_ASSIGN_OR_RETURN(planned, Plan(ReadPlan::Of::kPage, *cache, resource, context, query, false));
     CO_RETURN_IF_ERROR(CheckForm(form.format, planned.plan->query()));
   }
   absl::StatusOr<ManyRows> rows = co_await ReadMany(cache, std::move(planned), context, form, postgres, &request);
@@ -326,7 +325,7 @@ awaitable<absl::StatusOr<http::Response>> HttpReads::StreamAll(CachePtr cache, c
                                    .unlimited = true});
   CO_ASSIGN_OR_RETURN(std::unique_ptr<ListQuery> list, resolver.Resolve(resource, query));
   CO_RETURN_IF_ERROR(CheckForm(form.format, *list));
-  auto plan = std::make_unique<ReadPlan>(ReadPlan::Of::kPage, std::move(list), context, /*versions=*/false, cache->sql);
+  auto plan = std::make_unique<ReadPlan>(ReadPlan::Of::kAll, std::move(list), context, /*versions=*/false, cache->sql);
   // A batch is what stands in memory at once.
   CO_RETURN_IF_ERROR(CheckScore(kLeastBatch * plan->cost(), options_.query_cost_limit));
   http::Response response = Answer(form.format, {}, {}, plan->cost());
@@ -386,8 +385,7 @@ awaitable<absl::StatusOr<v1::Record>> HttpReads::Get(const v1::GetRecordRequest&
     common::v1::ListQuery query;
     *query.mutable_fields() = request.fields();
     *query.mutable_expand() = request.expand();
-    CO_ASSIGN_OR_RETURN(planned.plan, Plan(ReadPlan::Of::kRecord, *cache, *resource, context, query, true));
-    planned.given = planned.plan->query().given;
+    CO_ASSIGN_OR_RETURN(planned, Plan(ReadPlan::Of::kRecord, *cache, *resource, context, query, true));
   }
   absl::StatusOr<OneRow> row = co_await ReadOne(cache, std::move(planned), context, std::move(key), postgres, nullptr);
   if (!row.ok()) co_return row.status();
@@ -402,9 +400,7 @@ awaitable<absl::StatusOr<v1::ListRecordsResponse>> HttpReads::List(const v1::Lis
                                                                    postgres::AsyncPostgres& postgres) const {
   CO_ASSIGN_OR_RETURN(const Resource* const resource, FindResource(model, request.resource()));
   const CachePtr cache = CacheFor(model);
-  Planned planned;
-  CO_ASSIGN_OR_RETURN(planned.plan, Plan(ReadPlan::Of::kPage, *cache, *resource, context, request.query(), true));
-  planned.given = planned.plan->query().given;
+  CO_ASSIGN_OR_RETURN(Planned planned, Plan(ReadPlan::Of::kPage, *cache, *resource, context, request.query(), true));
   absl::StatusOr<ManyRows> rows =
       co_await ReadMany(cache, std::move(planned), context, Form{.tags = true}, postgres, nullptr);
   if (!rows.ok()) co_return rows.status();

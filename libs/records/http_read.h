@@ -61,9 +61,8 @@ class HttpReads {
 
   ReadOptions Reading() const;
   Resolver MakeResolver(ModelCache& cache, const CallContext& context) const;
-  absl::StatusOr<std::shared_ptr<ReadPlan>> Plan(ReadPlan::Of what, ModelCache& cache,
-                                                 const catalog::Resource& resource, const CallContext& context,
-                                                 const common::v1::ListQuery& query, bool versions) const;
+  absl::StatusOr<Planned> Plan(ReadPlan::Of what, ModelCache& cache, const catalog::Resource& resource,
+                               const CallContext& context, const common::v1::ListQuery& query, bool versions) const;
   // `text`: the query as sent. Its plan is known again by its form.
   absl::StatusOr<Planned> Find(ReadPlan::Of what, ModelCache& cache, const catalog::Resource& resource,
                                const CallContext& context, std::string_view text) const;

@@ -326,10 +326,9 @@ awaitable<absl::StatusOr<PageOfRows>> FetchPage(Runner& runner, const catalog::M
   if (!rows.ok()) co_return ReadFailure(rows.status());
   out.level->rows = *std::move(rows);
   const Rows& found = *out.level->rows;
-  out.level->shown = std::min(found.rows(), query.limit);
   const bool backward = position.has_value() && position->backward;
   const Stretch stretch = StretchOf(found.rows(), query.limit, backward, position.has_value() || query.offset > 0);
-  const int n = stretch.shown;
+  const int n = out.level->shown = stretch.shown;
   for (int i = 0; i < n; ++i) out.shown.push_back(backward ? n - 1 - i : i);
 
   out.page.set_limit(query.limit);

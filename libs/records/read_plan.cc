@@ -59,7 +59,7 @@ ReadPlan::ReadPlan(Of what, std::unique_ptr<ListQuery> query, const CallContext&
   if (what == Of::kRecord) {
     BuildGet(sql, *query_, level_.columns);
   } else {
-    BuildPage(sql, *query_, level_.columns, nullptr, true);
+    BuildPage(sql, *query_, level_.columns, nullptr, /*limited=*/what == Of::kPage);
   }
   rows_ = Prepared(std::move(sql), cache_.get());
   AddRelations(level_, context, cache_.get());

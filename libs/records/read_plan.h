@@ -35,7 +35,7 @@ struct LevelPlan {
 
 class ReadPlan {
  public:
-  enum class Of : uint8_t { kPage, kRecord };
+  enum class Of : uint8_t { kPage, kAll, kRecord };
   // `cache`: where statements are shared, kept as long as this; may be null.
   ReadPlan(Of what, std::unique_ptr<ListQuery> query, const CallContext& context, bool versions,
            std::shared_ptr<SqlCache> cache);
@@ -46,7 +46,7 @@ class ReadPlan {
   bool cheap() const { return cheap_; }   // IsCheap
   // Of the connection, where there is more than one statement.
   postgres::Lane lane() const { return lane_; }
-  // The record by its key, or the list's first page.
+  // The record by its key, the list's first page, or all of it.
   const Prepared& rows() const { return rows_; }
   // A page from there, put together when first asked for. Used before the next call.
   const Prepared& PageFrom(const Position& position, const CallContext& context);

@@ -33,9 +33,8 @@ class RowStream final : public http::BodySource {
 
   awaitable<absl::Status> Begin() {
     session_->Begin("ISOLATION LEVEL REPEATABLE READ, READ ONLY");
-    SqlBuilder sql(context_);
-    BuildPage(sql, plan_->query(), plan_->level().columns, nullptr, false);
-    postgres::Statement statement{std::make_shared<const postgres::Sql>(std::move(sql.text)), std::move(sql.params)};
+    postgres::Statement statement{plan_->rows().sql(),
+                                  plan_->rows().Fill({.context = context_, .given = &plan_->query().given})};
     absl::StatusOr<postgres::Result> rows = co_await session_->FetchFirst(std::move(statement), asked_);
     if (!rows.ok()) co_return ReadFailure(rows.status());
     const absl::Status taken = co_await Take(*std::move(rows));
