@@ -44,6 +44,20 @@ TEST_CASE("F21: PostgreSQL restarted under load, fast or by a crash: results are
   stage.StopWorkers();
 }
 
+TEST_CASE("F22: a crash forgets the last commits: what is left of the jobs ends once each, with one effect") {
+  Stage stage(GENERATE(from_range(Seeds())), {"synchronous_commit=off"});
+  stage.StartWorker();
+  stage.StartWorker();
+  stage.StartLoad({.ms = 10, .keyed = 30});
+  for (int i = 0; i < 3; ++i) {
+    stage.WaitForProgress(200);
+    stage.postgres().Forget(absl::Milliseconds(stage.Between(100, 500)));
+  }
+  stage.WaitForProgress(200);
+  stage.Judge("F22, commits forgotten", {.forgotten = true});
+  stage.StopWorkers();
+}
+
 TEST_CASE("F22: entries of transactions that a failover lost: no row, no run") {
   Stage stage(1);
   World& w = stage.w();

@@ -169,7 +169,7 @@ TEST_CASE("F58: all of it, at random: the judge's zeros hold") {
     }
     if (place.gone) place = {&stage.StartWorker({}, /*lines=*/true)};
   }
-  stage.Judge("F58", 0, absl::Seconds(120));
+  stage.Judge("F58", {.within = absl::Seconds(120)});
   stage.StopWorkers();
 }
 

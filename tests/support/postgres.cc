@@ -3,6 +3,7 @@
 
 #include <libpq-fe.h>
 #include <pwd.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -11,6 +12,7 @@
 #include <mutex>
 #include <stdexcept>
 
+#include "absl/time/clock.h"
 #include "libs/postgres/connect.h"
 #include "libs/postgres/migrations.h"
 #include "services/cli/all_migrations.h"
@@ -77,7 +79,7 @@ std::unique_ptr<Postgres> Postgres::StartOwn(const std::vector<std::string>& set
   MustRun({std::string(kBin) + "initdb", "-D", data, "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8",
            "--no-sync"});
   server->options_ = "-k " + server->directory_ +
-                     " -c listen_addresses=127.0.0.1 -c fsync=off -c synchronous_commit=off -c full_page_writes=off -c "
+                     " -c listen_addresses=127.0.0.1 -c fsync=off -c full_page_writes=off -c "
                      "max_connections=150 -c shared_buffers=64MB "
                      "-c max_wal_size=2GB -c autovacuum_naptime=60s";
   for (const auto& setting : settings) server->options_ += " -c " + setting;
@@ -106,6 +108,13 @@ void Postgres::Stop() {
 }
 void Postgres::Kill() {
   MustRun({std::string(kBin) + "pg_ctl", "-D", directory_ + "/data", "-m", "immediate", "-w", "-s", "stop"});
+}
+
+void Postgres::Forget(absl::Duration lately) {
+  const pid_t writer = std::stoi(SqlValue(url_, "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'"));
+  kill(writer, SIGSTOP);
+  absl::SleepFor(lately);
+  kill(writer, SIGKILL);
 }
 
 std::string Postgres::NewDatabase() {

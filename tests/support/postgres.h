@@ -2,8 +2,9 @@
 // Real PostgreSQL for tests: one server per test process, started at first use (or the one named by
 // MAINSTAY_TEST_POSTGRES, a superuser's URL), a fresh database per test.
 //
-// The private server has its data in /tmp with fsync off and goes with the process, however that ends. Started by root
-// it runs as the user `postgres`, which PostgreSQL insists on.
+// The private server has its data in /tmp with fsync off (a crash of it forgets nothing all the same: what is committed
+// has been written) and goes with the process, however that ends. Started by root it runs as the user `postgres`, which
+// PostgreSQL insists on.
 #pragma once
 
 #include <memory>
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/time/time.h"
 
 namespace mainstay::testing {
 
@@ -36,6 +38,9 @@ class Postgres {
   void Stop();
   void Kill();
   void Start();
+  // A crash that it recovers from by itself, without what was committed in the last `lately`: with
+  // synchronous_commit=off it has not been written by then, for the process that writes is stopped first.
+  void Forget(absl::Duration lately);
 
  private:
   Postgres() = default;
