@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "libs/base/text.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 
@@ -177,11 +178,14 @@ std::string PercentEncode(std::string_view text) {
 }
 
 void PgArray::Add(std::string_view element) {
-  if (text_.size() > 1) text_ += ',';
-  text_ += '"';
-  for (char c : element) {
-    if (c == '"' || c == '\\') text_ += '\\';
-    text_ += c;
+  text_ += text_.size() > 1 ? ",\"" : "\"";
+  if (std::none_of(element.begin(), element.end(), [](char c) { return c == '"' || c == '\\'; })) {
+    text_ += element;
+  } else {
+    for (char c : element) {
+      if (c == '"' || c == '\\') text_ += '\\';
+      text_ += c;
+    }
   }
   text_ += '"';
 }

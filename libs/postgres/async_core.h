@@ -126,10 +126,12 @@ struct Core : std::enable_shared_from_this<Core> {
         options(std::move(o)),
         shared_parameters(ConnectParameters::Make({.url = options.url,
                                                    .application_name = options.application_name,
-                                                   .statement_timeout = options.statement_timeout})),
+                                                   .statement_timeout = options.statement_timeout,
+                                                   .plan_once = true})),
         exclusive_parameters(ConnectParameters::Make({.url = options.url,
                                                       .application_name = options.application_name,
                                                       .statement_timeout = options.statement_timeout,
+                                                      .plan_once = true,
                                                       .whole_cursors = true})),
         sweeper(l) {
     PermitsOf(Lane::kLong).most = options.exclusive_connections;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <boost/asio/experimental/awaitable_operators.hpp>
 #include <cstring>
+#include <functional>
 
 #include "absl/time/clock.h"
 #include "libs/base/problem.h"
@@ -15,6 +16,8 @@ namespace mainstay::postgres::internal {
 namespace {
 
 constexpr absl::Duration kCancelGrace = absl::Seconds(1);
+// Against what the connections are set to (plan_once), up to the end of the transaction.
+constexpr char kPlanAnew[] = "SELECT set_config('plan_cache_mode', 'force_custom_plan', true)";
 
 class SessionImpl final : public Session {
  public:
@@ -51,13 +54,16 @@ class SessionImpl final : public Session {
 
   asio::awaitable<absl::StatusOr<std::vector<Result>>> ExecuteAll(std::vector<Statement> statements) override {
     for (const Statement& statement : statements) CO_RETURN_IF_ERROR(CheckParams(statement));
+    const bool anew = std::any_of(statements.begin(), statements.end(), std::mem_fn(&Statement::planned_anew));
     std::vector<Item> items;
-    items.reserve(statements.size());
+    items.reserve(statements.size() + 2);
+    if (anew) items.push_back({.text = kPlanAnew});
     for (Statement& statement : statements)
       items.push_back({.statement = &statement, .unprepared = statement.planned_anew});
     if (end_) items.push_back({.text = "COMMIT"});
     absl::StatusOr<std::vector<Result>> results = co_await Run(items);
     if (std::exchange(end_, false) && results.ok()) results->pop_back();
+    if (anew && results.ok()) results->erase(results->begin());
     co_return results;
   }
 

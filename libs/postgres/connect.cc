@@ -70,6 +70,7 @@ absl::StatusOr<ConnectParameters> ConnectParameters::Make(const ConnectSettings&
         " -c enable_seqscan=off -c enable_bitmapscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c "
         "max_parallel_workers_per_gather=0";
   }
+  if (settings.plan_once) options += " -c plan_cache_mode=force_generic_plan";
   if (settings.whole_cursors) options += " -c cursor_tuple_fraction=1.0";
   // The URL's own options come last: they win.
   if (std::string* own = Find(values, "options"); own != nullptr) {

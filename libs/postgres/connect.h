@@ -25,6 +25,7 @@ struct ConnectSettings {
   absl::Duration statement_timeout = absl::ZeroDuration();  // zero: none
   absl::Duration lock_timeout = absl::ZeroDuration();       // zero: none
   bool pin_plans = false;
+  bool plan_once = false;      // prepared statements have one plan for all values (plan_cache_mode)
   bool whole_cursors = false;  // cursors are read to their end: plan them for that
 };
 

@@ -5,7 +5,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_split.h"
-#include "libs/base/crypto.h"
+#include "libs/base/digest.h"
 #include "libs/base/json.h"
 #include "libs/base/problem.h"
 #include "libs/base/status.h"
@@ -67,10 +67,6 @@ absl::Status CheckForm(RowFormat format, const ListQuery& query) {
   return BadParameter("expand", "a row of CSV holds no related records; ask for application/x-ndjson");
 }
 
-std::string WeakTag(std::string_view text) {
-  return StrCat("W/\"", HexEncode(Sha256(text).substr(0, 12)), "\"");
-}
-
 http::Response Answer(RowFormat format, std::string body, std::string etag, int64_t cost) {
   http::Response response = Json(200, std::move(body), std::move(etag));
   for (auto& [name, value] : response.headers)
@@ -80,6 +76,13 @@ http::Response Answer(RowFormat format, std::string body, std::string etag, int6
 }
 
 }  // namespace
+
+HttpReads::HttpReads(const HttpApiOptions& options, Clock& clock)
+    : options_(options), clock_(clock), tag_key_(QuickDigestKey(options.cursor_key, "entity tags of lists")) {}
+
+std::string HttpReads::WeakTag(std::string_view text) const {
+  return StrCat("W/\"", HexEncode(QuickDigest(tag_key_, text)), "\"");
+}
 
 ReadOptions HttpReads::Reading() const {
   return {.cursor_key = options_.cursor_key,

@@ -20,7 +20,7 @@ namespace mainstay::records {
 class HttpReads {
  public:
   // Both must outlive this.
-  HttpReads(const HttpApiOptions& options, Clock& clock) : options_(options), clock_(clock) {}
+  HttpReads(const HttpApiOptions& options, Clock& clock);
 
   boost::asio::awaitable<absl::StatusOr<http::Response>> HandleOne(http::Request& request, const CallContext& context,
                                                                    CachePtr cache, const catalog::Resource& resource,
@@ -60,6 +60,7 @@ class HttpReads {
   };
 
   ReadOptions Reading() const;
+  std::string WeakTag(std::string_view text) const;  // the same in every copy of the service
   Resolver MakeResolver(ModelCache& cache, const CallContext& context) const;
   absl::StatusOr<Planned> Plan(ReadPlan::Of what, ModelCache& cache, const catalog::Resource& resource,
                                const CallContext& context, const common::v1::ListQuery& query, bool versions) const;
@@ -83,6 +84,7 @@ class HttpReads {
 
   const HttpApiOptions& options_;
   Clock& clock_;
+  const uint64_t tag_key_;
   const std::shared_ptr<std::atomic<int>> streams_ = std::make_shared<std::atomic<int>>(0);
 };
 

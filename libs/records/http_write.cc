@@ -470,7 +470,7 @@ awaitable<absl::StatusOr<HttpWrites::Stored>> HttpWrites::WriteByFilter(CachePtr
                       resource.view ? ""
                       : patching    ? " FOR NO KEY UPDATE OF t0"
                                     : " FOR UPDATE OF t0");
-    absl::StatusOr<RowsPtr> found = co_await runner.Run(std::move(sql.text), std::move(sql.params));
+    absl::StatusOr<RowsPtr> found = co_await runner.RunAnew(std::move(sql.text), std::move(sql.params));
     if (!found.ok()) co_return found.status();
     const int n = (*found)->rows();
     if (n > max_affected) co_return MakeProblem("max-affected-exceeded", "the filter covers more records than that");

@@ -2,6 +2,7 @@
 #include "libs/records/read.h"
 
 #include <algorithm>
+#include <deque>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/numbers.h"
@@ -92,12 +93,18 @@ class RelatedFetch {
     related_.group.assign(static_cast<size_t>(n), -1);
     std::vector<PgArray> arrays(ours.size());
     seen_.reserve(static_cast<size_t>(n));
-    std::string key;
+    const bool composite = ours.size() > 1;
     for (int row = 0; row < n; ++row) {
       if (std::any_of(ours.begin(), ours.end(), [&](int p) { return rows.IsNull(row, above_.ColumnOf(p)); })) continue;
-      key.clear();
-      for (int position : ours) AddPart(rows.Get(row, above_.ColumnOf(position)), key);
-      const auto [it, fresh] = seen_.try_emplace(key, static_cast<int>(seen_.size()));
+      std::string_view key;
+      if (composite) {
+        std::string& made = composites_.emplace_back();
+        for (int position : ours) AddPart(rows.Get(row, above_.ColumnOf(position)), made);
+        key = made;
+      } else {
+        key = rows.Get(row, above_.ColumnOf(ours[0]));
+      }
+      const auto [it, fresh] = seen_.try_emplace(ToAbsl(key), static_cast<int>(seen_.size()));
       related_.group[static_cast<size_t>(row)] = it->second;
       if (!fresh) continue;
       for (size_t i = 0; i < ours.size(); ++i) arrays[i].Add(rows.Get(row, above_.ColumnOf(ours[i])));
@@ -110,7 +117,7 @@ class RelatedFetch {
     if (query_.cursor.empty()) return absl::OkStatus();
     // A list's cursor holds its parent's key before the place in it; a parent that is not shown here has none to go on.
     ASSIGN_OR_RETURN(Position position, OpenCursor(Binding(), query_.cursor, ours.size() + query_.sort.size()));
-    key.clear();
+    std::string key;
     for (size_t i = 0; i < ours.size(); ++i) AddPart(position.values[i].value_or(""), key);
     position.values.erase(position.values.begin(), position.values.begin() + static_cast<std::ptrdiff_t>(ours.size()));
     if (const auto parent = seen_.find(key); parent != seen_.end()) {
@@ -128,12 +135,12 @@ class RelatedFetch {
                         .position = from_.has_value() ? &from_->position : nullptr};
     if (plan_.rows.has_value()) {
       const Prepared& prepared = together_ ? *plan_.together : *plan_.rows;
-      return {.sql = prepared.sql(), .params = prepared.Fill(values)};
+      return {.sql = prepared.sql(), .params = prepared.Fill(values), .planned_anew = query_.filter.has_value()};
     }
     SqlBuilder sql(asking_.context);
     BuildRelated(sql, *above_.plan->query->resource, expansion_, plan_.columns, from_.has_value() ? &*from_ : nullptr);
     const Prepared prepared(std::move(sql), nullptr);
-    return {.sql = prepared.sql(), .params = prepared.Fill(values)};
+    return {.sql = prepared.sql(), .params = prepared.Fill(values), .planned_anew = true};
   }
   bool IsLast() const { return plan_.below.empty(); }
 
@@ -229,7 +236,8 @@ class RelatedFetch {
   const ListQuery& query_;
   const LevelPlan& plan_;
   Related related_;
-  absl::flat_hash_map<std::string, int> seen_;  // parents' keys: which group
+  absl::flat_hash_map<absl::string_view, int> seen_;  // parents' keys, in the rows above or here: which group
+  std::deque<std::string> composites_;
   std::vector<std::string> keys_;
   std::optional<RelatedPosition> from_;
   std::optional<CursorBinding> binding_;
@@ -389,15 +397,11 @@ void RenderPage(const common::v1::Page& page, bool counted, std::string& out) {
 void RenderRow(const Level& level, int row, std::string& out) {
   const ListQuery& query = *level.plan->query;
   const Resource& resource = *query.resource;
-  out += '{';
-  bool first = true;
+  auto lead = level.plan->leads.begin();
+  if (lead == level.plan->leads.end()) out += '{';
   for (int position : query.output) {
     const Field& field = resource.fields[static_cast<size_t>(position)];
-    if (!first) out += ',';
-    first = false;
-    out += '"';
-    out += field.name;  // [a-z0-9_] only
-    out += "\":";
+    out += *lead++;
     const int column = level.ColumnOf(position);
     const std::string_view text = level.rows->Get(row, column);
     if (text.empty() && level.rows->IsNull(row, column)) {
@@ -409,9 +413,7 @@ void RenderRow(const Level& level, int row, std::string& out) {
   for (size_t e = 0; e < level.related.size(); ++e) {
     const Expansion& expansion = query.expansions[e];
     const Related& related = level.related[e];
-    if (!first) out += ',';
-    first = false;
-    StrAppend(&out, "\"", expansion.name, "\":");
+    out += *lead++;
     static const Group kNobody;
     const int number = related.group[static_cast<size_t>(row)];
     const Group& group = number < 0 ? kNobody : related.groups[static_cast<size_t>(number)];

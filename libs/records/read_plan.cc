@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "libs/base/strings.h"
 #include "libs/records/cost.h"
 #include "libs/records/cursor.h"
 
@@ -44,7 +45,13 @@ bool IsReusable(const LevelPlan& level) {
 
 }  // namespace
 
-LevelPlan::LevelPlan(const ListQuery& q, bool versions) : query(&q), columns(ColumnsOf(q, versions)) {}
+LevelPlan::LevelPlan(const ListQuery& q, bool versions) : query(&q), columns(ColumnsOf(q, versions)) {
+  const auto lead = [&](std::string_view name) {
+    leads.push_back(StrCat(leads.empty() ? "{" : ",", "\"", name, "\":"));  // [a-z0-9_] only
+  };
+  for (int position : q.output) lead(q.resource->fields[static_cast<size_t>(position)].name);
+  for (const Expansion& expansion : q.expansions) lead(expansion.name);
+}
 
 ReadPlan::ReadPlan(Of what, std::unique_ptr<ListQuery> query, const CallContext& context, bool versions,
                    std::shared_ptr<SqlCache> cache)

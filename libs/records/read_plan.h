@@ -23,6 +23,8 @@ struct LevelPlan {
   const ListQuery* query;
   Columns columns;
   int first_column = 0;  // 1 where the parent's ordinal stands first
+  // In JSON, what stands before the value of each shown field, then of each relation: {"id":  ,"name":
+  std::vector<std::string> leads;
   // Of a relation:
   std::vector<int> parent_key;  // the fields of the level above that its rows are found by
   int plain_key = -1;           // PlainKey

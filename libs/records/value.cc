@@ -298,23 +298,18 @@ ValueError ConvertScalar(const ColumnType& type, std::string_view text, std::str
 
 void AppendTimestamp(std::string_view text, std::string& out) {
   // "2024-01-02 03:04:05.123+00" → "2024-01-02T03:04:05.123000Z"; anything else (infinity, BC) as it is.
-  const size_t space = text.find(' ');
-  if (space != 10 || text.size() < 19 || text.ends_with("BC")) {
+  if (text.size() < 19 || text[10] != ' ' || text.ends_with("BC")) {
     AppendJsonString(text, out);
     return;
   }
   std::string_view time = text.substr(11);
-  const size_t zone = time.find_first_of("+-");
-  if (zone != std::string_view::npos) time = time.substr(0, zone);  // connections run in UTC
-  out += '"';
-  out.append(text.substr(0, 10));
-  out += 'T';
-  out.append(time.substr(0, 8));
-  out += '.';
-  std::string_view fraction = time.size() > 9 ? time.substr(9) : std::string_view();
-  out.append(fraction);
-  for (size_t i = fraction.size(); i < 6; ++i) out += '0';
-  out += "Z\"";
+  const auto zone = std::find_if(time.begin() + 8, time.end(), [](char c) { return c == '+' || c == '-'; });
+  time = time.substr(0, static_cast<size_t>(zone - time.begin()));  // connections run in UTC
+  char made[] = "\"0000-00-00T00:00:00.000000Z\"";
+  text.copy(made + 1, 10);
+  time.substr(0, 8).copy(made + 12, 8);
+  if (time.size() > 9) time.substr(9).copy(made + 21, 6);
+  out.append(made, sizeof made - 1);
 }
 
 // One level of an array's text; `text` starts at "{" and is advanced behind the matching "}".

@@ -36,7 +36,8 @@ std::vector<std::string> AsPostgres(std::vector<std::string> argv) {
 
 void MustRun(std::vector<std::string> argv) {
   const RunResult result = Run({.argv = AsPostgres(argv), .directory = "/"});
-  if (result.code != 0) throw std::runtime_error(argv[0] + " failed: " + result.output);
+  if (result.code != 0)
+    throw std::runtime_error(argv[0] + " ended with " + std::to_string(result.code) + ": " + result.output);
 }
 
 std::string Database(const std::string& url, const std::string& name) {
@@ -100,8 +101,13 @@ std::unique_ptr<Postgres> Postgres::StartOwn(const std::vector<std::string>& set
 Postgres::~Postgres() = default;
 
 void Postgres::Start() {
-  MustRun({std::string(kBin) + "pg_ctl", "-D", directory_ + "/data", "-w", "-s", "-t", "30", "-l", directory_ + "/log",
-           "-o", options_ + " -p " + std::to_string(port_), "start"});
+  const std::string log = directory_ + "/log";
+  try {
+    MustRun({std::string(kBin) + "pg_ctl", "-D", directory_ + "/data", "-w", "-s", "-t", "30", "-l", log, "-o",
+             options_ + " -p " + std::to_string(port_), "start"});
+  } catch (const std::exception& e) {
+    throw std::runtime_error(std::string(e.what()) + Run({.argv = {"tail", "-n", "5", log}}).output);
+  }
 }
 void Postgres::Stop() {
   MustRun({std::string(kBin) + "pg_ctl", "-D", directory_ + "/data", "-m", "fast", "-w", "-s", "stop"});

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <atomic>
 #include <boost/asio.hpp>
 #include <boost/asio/experimental/awaitable_operators.hpp>
 #include <catch2/catch.hpp>
@@ -290,6 +291,58 @@ TEST_CASE("a transaction ends with its last statements, unless one of them fails
   });
 }
 
+TEST_CASE("prepared statements are planned once, for all values; those planned anew are planned for theirs") {
+  AsyncOptions options = Options();
+  options.shared_connections = 1;
+  testing::Sql(Database(),
+               "CREATE TABLE planned AS SELECT g AS n, g % 1000 = 0 AS rare FROM generate_series(1, 20000) g; CREATE "
+               "INDEX ON planned (n); ANALYZE planned");
+  OnLoop(options, [](asio::io_context&, AsyncPostgres& db) -> asio::awaitable<void> {
+    // Cheaper for their values than for any, as PostgreSQL estimates: by itself it would plan them every time.
+    const SqlPtr behind = Text("SELECT count(*) FROM planned WHERE n > $1::int"),
+                 plans = Text(
+                     "SELECT sum(generic_plans), sum(custom_plans) FROM pg_prepared_statements WHERE statement "
+                     "LIKE '%FROM planned%' AND statement NOT LIKE '%pg_prepared%'"),
+                 mode = Text("SELECT current_setting('plan_cache_mode')");
+    for (int i = 0; i < 8; ++i) {
+      Statement statement{behind, {std::string("19990")}};
+      auto result = co_await db.Execute(std::move(statement), Soon());
+      CHECK((result.ok() && result->Get(0, 0) == "10"));
+    }
+    Statement asked{plans, {}};
+    auto counted = co_await db.Execute(std::move(asked), Soon());
+    REQUIRE_THAT(counted, IsOk());
+    CHECK(counted->Get(0, 0) == "8");
+    CHECK(counted->Get(0, 1) == "0");
+
+    auto session = co_await db.Acquire(Soon());
+    REQUIRE_THAT(session, IsOk());
+    (*session)->Begin("READ ONLY");
+    std::vector<Statement> statements;
+    statements.push_back({behind, {std::string("19990")}});
+    statements.push_back({.sql = mode, .params = {}, .planned_anew = true});
+    (*session)->End();
+    auto results = co_await (*session)->ExecuteAll(std::move(statements));
+    REQUIRE_THAT(results, IsOk());
+    REQUIRE(results->size() == 2);
+    CHECK((*results)[0].Get(0, 0) == "10");
+    CHECK((*results)[1].Get(0, 0) == "force_custom_plan");
+    // Up to the end of the transaction, also of one that has a statement only.
+    Statement after{mode, {}};
+    auto next = co_await (*session)->Execute(std::move(after));
+    REQUIRE_THAT(next, IsOk());
+    CHECK(next->Get(0, 0) == "force_generic_plan");
+    Statement alone{.sql = mode, .params = {}, .planned_anew = true};
+    next = co_await (*session)->Execute(std::move(alone));
+    REQUIRE_THAT(next, IsOk());
+    CHECK(next->Get(0, 0) == "force_custom_plan");
+    Statement last{mode, {}};
+    next = co_await (*session)->Execute(std::move(last));
+    REQUIRE_THAT(next, IsOk());
+    CHECK(next->Get(0, 0) == "force_generic_plan");
+  });
+}
+
 TEST_CASE("short transactions don't wait for long ones, nor the other way round") {
   AsyncOptions options = Options();
   options.exclusive_connections = 1;
@@ -490,8 +543,13 @@ TEST_CASE("the server restarts under load: calls fail fast with database-unavail
     for (const bool crash : {false, true}) {
       const int answered = good, refused = unavailable;
       co_await until([&] { return good > answered && db.Health().ok(); });
-      std::thread away([&] { crash ? server->Kill() : server->Stop(); });
-      co_await until([&] { return unavailable > refused && !db.Health().ok(); });
+      // The loop goes on until it is gone: PostgreSQL waits for a client that has connected and says nothing.
+      std::atomic<bool> gone = false;
+      std::thread away([&] {
+        crash ? server->Kill() : server->Stop();
+        gone = true;
+      });
+      co_await until([&] { return unavailable > refused && !db.Health().ok() && gone; });
       away.join();
       auto session = co_await db.Acquire(Later());
       CHECK_FALSE(session.ok());
