@@ -566,19 +566,20 @@ absl::StatusOr<std::unique_ptr<ListQuery>> Resolver::ResolveLevel(const Resource
 }
 
 absl::StatusOr<std::vector<std::string>> ParseKey(const Resource& resource, std::string_view id) {
-  const absl::Status absent = MakeProblem("not-found", "");
+  const auto absent = [] { return MakeProblem("not-found", ""); };
   std::vector<std::string> parts;
   const std::vector<absl::string_view> pieces = absl::StrSplit(ToAbsl(id), ',');
   if (pieces.size() != resource.key.size()) {
     // A comma in a single key is its own.
-    if (resource.key.size() != 1) return absent;
+    if (resource.key.size() != 1) return absent();
   }
   for (size_t i = 0; i < resource.key.size(); ++i) {
     std::optional<std::string> decoded = PercentDecode(resource.key.size() == 1 ? id : ToStd(pieces[i]), false);
-    if (!decoded.has_value()) return absent;
+    if (!decoded.has_value()) return absent();
     const std::string part = *std::move(decoded);
     std::string converted;
-    if (part.size() > 1024 || !ConvertText(resource.fields[resource.key[i]].type, part, converted).ok()) return absent;
+    if (part.size() > 1024 || !ConvertText(resource.fields[resource.key[i]].type, part, converted).ok())
+      return absent();
     parts.push_back(std::move(converted));
   }
   return parts;
