@@ -112,8 +112,11 @@ class World {
     return Eventually([&] { return Get(id).state == state; }, timeout);
   }
   // What a worker process needs of another: due jobs, backlog, leases.
-  void StartUpkeep() {
-    upkeep = std::make_unique<Upkeep>(FastOptions(redis.url()), NewUuid(), pool);
+  // `lease`: the workers', where theirs is another.
+  void StartUpkeep(absl::Duration lease = absl::ZeroDuration()) {
+    EngineOptions options = FastOptions(redis.url());
+    if (lease > absl::ZeroDuration()) options.lease = lease;
+    upkeep = std::make_unique<Upkeep>(options, NewUuid(), pool);
     upkeep->Start();
   }
   // jobs_test_worker with short times; `more` over them.
