@@ -10,7 +10,6 @@ namespace {
 TEST_CASE("F9: the completion commits and its answer is lost: success, not an error, and no second run") {
   Stage stage(GENERATE(from_range(Seeds())));
   World& w = stage.w();
-  w.upkeep.reset();
   w.StartUpkeep(absl::Seconds(10));  // or it takes the jobs of a worker that is slow for a second
   auto& worker = stage.StartWorker({{"MAINSTAY_LEASE", "10s"}}, /*lines=*/true);
   stage.StartLoad({.ms = 0, .keyed = 0, .kind = "test.noop"});

@@ -64,10 +64,9 @@ class Stage {
   void SleepBetween(int64_t low_ms, int64_t high_ms);
 
   // After the faults: waits until all is final, then asks. Lost, ghosts, two holders of a fence, double effects, breaks
-  // of order, leaks of keys, slots, entries, consumers and processes: all 0. Every job succeeded, unless `dead` of them
-  // were meant to die. Prints what was run again.
+  // of order, leaks of keys, slots, entries, consumers and processes: all 0. Every job succeeded. Prints what was run
+  // again.
   struct Allowed {
-    int64_t dead = 0;
     absl::Duration within = absl::Seconds(90);
     // PostgreSQL forgot commits: what it forgot may have run, may run again beside the first under the same fence, and
     // out of its key's order.
